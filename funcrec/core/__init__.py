@@ -1,0 +1,1 @@
+"""Types, the model contract, randomness, trees, initializers, errors. Imports nothing else of funcrec."""

@@ -1,0 +1,109 @@
+"""Ragged ids: a variable number of (optionally weighted) ids a row, as values and offsets; sums over such segments.
+
+Pooling is written as gather and ``index_add``: ``embedding_bag`` and ``segment_reduce`` have no forward derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from funcrec.core.errors import ShapeError, fail
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Row ``b`` holds ``values[offsets[b]:offsets[b + 1]]`` and, if weighted, the same slice of ``weights``.
+
+    Shapes: values ``[nnz]``, offsets ``[B + 1]`` int64 from 0 to nnz, weights ``[nnz]`` or None. Values are ids (int64)
+    for lookups, or floats for ragged raw numbers.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.offsets.dim() != 1 or self.offsets.numel() < 1 or self.offsets.dtype != torch.int64:
+            fail(
+                ShapeError,
+                "ragged offsets",
+                got=f"{tuple(self.offsets.shape)} {self.offsets.dtype}",
+                expected="[B + 1] int64, starting at 0",
+            )
+        if self.weights is not None and self.weights.shape != self.values.shape[:1]:
+            fail(
+                ShapeError,
+                "ragged weights",
+                got=tuple(self.weights.shape),
+                expected=f"one weight a value, {tuple(self.values.shape[:1])}",
+            )
+
+    @staticmethod
+    def from_lengths(values: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Ragged:
+        """From the number of values in each row, ``[B]``."""
+        zero = lengths.new_zeros(1, dtype=torch.int64)
+        offsets = torch.cat([zero, lengths.to(torch.int64).cumsum(0)])
+        if int(offsets[-1]) != values.shape[0]:
+            fail(ShapeError, "ragged lengths", got=f"sum {int(offsets[-1])}", expected=f"{values.shape[0]} values")
+        return Ragged(values, offsets, weights)
+
+    @staticmethod
+    def from_nested(nested: Tensor, weights: Tensor | None = None) -> Ragged:
+        """From torch's nested jagged tensor, ids and optional weights of the same raggedness."""
+        return Ragged(nested.values(), nested.offsets().to(torch.int64), None if weights is None else weights.values())
+
+    def to_nested(self) -> tuple[Tensor, Tensor | None]:
+        """The (ids, weights) as torch's nested jagged tensors that share their offsets."""
+        make = torch.nested.nested_tensor_from_jagged
+        return make(self.values, self.offsets), None if self.weights is None else make(self.weights, self.offsets)
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.offsets.diff()
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    def segments(self) -> Tensor:
+        """The row of each value, int64 ``[nnz]``."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=self.values.shape[0])
+
+    def select(self, rows: Tensor) -> Ragged:
+        """The rows with these indices, in this order."""
+        lengths = self.lengths[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        total = int(offsets[-1])
+        shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths, output_size=total)
+        index = torch.arange(total, device=rows.device) + shift
+        return Ragged(self.values[index], offsets, None if self.weights is None else self.weights[index])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Ragged:
+        move = lambda t: t.to(device, non_blocking=non_blocking)  # noqa: E731
+        weights = None if self.weights is None else move(self.weights)
+        return replace(self, values=move(self.values), offsets=move(self.offsets), weights=weights)
+
+
+# What a store looks up: by feature name one id a row, ``[B]`` int64, or a ragged number of them.
+Ids = Mapping[str, Tensor | Ragged]
+
+
+def segment_sum(values: Tensor, segments: Tensor, n: int) -> Tensor:
+    """``out[s] = Σ_{i: segments[i] = s} values[i]``; ``[nnz, ...] -> [n, ...]``; empty segments give 0."""
+    return values.new_zeros(n, *values.shape[1:]).index_add(0, segments, values)
+
+
+def segment_mean(values: Tensor, segments: Tensor, n: int, weights: Tensor | None = None) -> Tensor:
+    """``Σ w v / Σ w`` of each segment (w = 1 without weights); segments whose weights sum to 0 give 0."""
+    if weights is None:
+        weights = values.new_ones(values.shape[0])
+    total = segment_sum(weights, segments, n)
+    weighted = segment_sum(values * weights.reshape(-1, *[1] * (values.dim() - 1)), segments, n)
+    scale = torch.where(
+        total == 0, torch.zeros_like(total), 1.0 / torch.where(total == 0, torch.ones_like(total), total)
+    )
+    return weighted * scale.reshape(-1, *[1] * (values.dim() - 1))

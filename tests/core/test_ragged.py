@@ -1,0 +1,61 @@
+"""Ragged rows: selection, conversion, and segment sums against plain loops."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funcrec.core.errors import ShapeError
+from funcrec.core.ragged import Ragged, segment_mean, segment_sum
+
+rows = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8)
+
+
+def ragged(rs: list[list[int]], weighted: bool = False) -> Ragged:
+    flat = [x for r in rs for x in r]
+    weights = torch.arange(1.0, len(flat) + 1) if weighted else None
+    return Ragged.from_lengths(torch.tensor(flat, dtype=torch.int64), torch.tensor([len(r) for r in rs]), weights)
+
+
+def as_lists(x: Ragged) -> list[list[int]]:
+    return [x.values[a:b].tolist() for a, b in zip(x.offsets[:-1], x.offsets[1:], strict=True)]
+
+
+@given(rows, st.data())
+def test_select_takes_rows_with_their_weights(rs, data):
+    x = ragged(rs, weighted=True)
+    index = data.draw(st.lists(st.integers(0, len(rs) - 1), max_size=6))
+    y = x.select(torch.tensor(index, dtype=torch.int64))
+    assert as_lists(y) == [rs[i] for i in index]
+    slices = [x.weights[x.offsets[i] : x.offsets[i + 1]].tolist() for i in index]
+    assert y.weights.tolist() == [w for s in slices for w in s]
+
+
+@given(rows.filter(lambda rs: any(rs)))
+def test_nested_tensors_round_trip(rs):
+    x = ragged(rs, weighted=True)
+    y = Ragged.from_nested(*x.to_nested())
+    assert as_lists(y) == rs
+    assert torch.equal(y.weights, x.weights)
+
+
+@given(rows)
+def test_segment_sum_and_mean_are_the_loops(rs):
+    x = ragged(rs, weighted=True)
+    v = torch.randn(x.values.numel(), 3, dtype=torch.float64)
+    w = x.weights.double()
+    total, mean = segment_sum(v, x.segments(), len(x)), segment_mean(v, x.segments(), len(x), w)
+    for b in range(len(rs)):
+        s = slice(int(x.offsets[b]), int(x.offsets[b + 1]))
+        torch.testing.assert_close(total[b], v[s].sum(0))
+        expected = (v[s] * w[s, None]).sum(0) / w[s].sum() if rs[b] else torch.zeros(3, dtype=torch.float64)
+        torch.testing.assert_close(mean[b], expected)
+
+
+def test_bad_parts_are_named():
+    with pytest.raises(ShapeError, match="sum 3, expected 2 values"):
+        Ragged.from_lengths(torch.tensor([1, 2]), torch.tensor([1, 2]))
+    with pytest.raises(ShapeError, match="one weight a value"):
+        Ragged(torch.tensor([1, 2]), torch.tensor([0, 2]), torch.ones(3))
+    with pytest.raises(ShapeError, match="offsets"):
+        Ragged(torch.tensor([1, 2]), torch.tensor([0.0, 2.0]))
