@@ -1,0 +1,18 @@
+"""Embedding tables behind three verbs: specs, lookups, and the local stores."""
+
+from funcrec.embedding.dense import dense_store
+from funcrec.embedding.rowwise import rowwise_store
+from funcrec.embedding.spec import EmbeddingGroup, EmbeddingSpec, Lookup, Table, spec_for
+from funcrec.embedding.store import Store, Tables
+
+__all__ = [
+    "EmbeddingGroup",
+    "EmbeddingSpec",
+    "Lookup",
+    "Store",
+    "Table",
+    "Tables",
+    "dense_store",
+    "rowwise_store",
+    "spec_for",
+]

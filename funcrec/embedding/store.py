@@ -1,0 +1,52 @@
+"""The store contract: embedding tables behind three verbs, as with a vector-Jacobian product.
+
+    tables = store.init(key)
+    emb, touched = store.lookup(tables, ids)
+    tables = store.update(tables, touched, d_emb)      # donates: the old tables are dead after the call
+
+``update`` is ``apply ∘ regularize ∘ gradient``. The three steps are there for what has to happen between them: sums
+over micro-batches, a global norm over dense weights and tables together, the inverse of a loss scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.ragged import Ids
+from funcrec.core.random import fold_in
+from funcrec.embedding.lookup import Touched
+from funcrec.embedding.rows import Gradient
+from funcrec.embedding.spec import EmbeddingSpec
+
+# "weights": TensorDict of stacked tables, beside the optimizer's own entries: nested dicts and lists of tensors.
+Tables = dict[str, Any]
+
+
+class Store(NamedTuple):
+    """Pure functions over tables, except that ``apply`` and ``update`` reuse the memory of the tables given."""
+
+    init: Callable[[Tensor], Tables]
+    lookup: Callable[[Tables, Ids], tuple[TensorDict, Touched]]
+    gradient: Callable[[Tables, Touched, TensorDict], Gradient]
+    """Of the touched rows, each row once: a value to add, scale and measure with ``funcrec.embedding.rows``."""
+    regularize: Callable[[Tables, Gradient], Gradient]
+    """Adds the gradient of the store's own penalty (L2 over whole tables), once a step."""
+    apply: Callable[[Tables, Gradient], Tables]
+    spec: EmbeddingSpec
+
+    def update(self, tables: Tables, touched: Touched, d_emb: TensorDict) -> Tables:
+        return self.apply(tables, self.regularize(tables, self.gradient(tables, touched, d_emb)))
+
+
+def init_weights(spec: EmbeddingSpec, key: Tensor) -> TensorDict:
+    """Every table by its own initializer under a key folded by its name, stacked by dim."""
+    weights = {
+        s.name: torch.cat([t.init(fold_in(key, t.name), (t.rows, t.dim), t.dtype) for t in s.tables])
+        for s in spec.stacks
+    }
+    return TensorDict(weights, batch_size=[])

@@ -1,0 +1,152 @@
+"""The lookup against a loop over bags, and its transpose against autograd."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from funcrec.core.errors import ConfigError, DataError, ShapeError
+from funcrec.core.groups import Field, Group
+from funcrec.core.ragged import Ragged
+from funcrec.core.random import key, normal
+from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, Table, spec_for
+from funcrec.embedding.lookup import gather, scatter
+from funcrec.embedding.rows import densify, squared_norm, sum_duplicates
+from funcrec.embedding.store import init_weights
+from tests.embedding.strategies import problems
+
+
+def slow_lookup(spec, weights, ids, group):
+    """One bag at a time."""
+    out = []
+    for lk in group.lookups:
+        table, x, rows = spec.table(weights, lk.table), ids[lk.feature], []
+        for b in range(len(x)):
+            if isinstance(x, Ragged):
+                s = slice(int(x.offsets[b]), int(x.offsets[b + 1]))
+                w = torch.ones(s.stop - s.start) if x.weights is None else x.weights[s]
+                total = sum((table[i] * wi for i, wi in zip(x.values[s], w, strict=True)), torch.zeros(table.shape[1]))
+                rows.append(total / w.sum() if lk.pooling == "mean" and len(w) else total)
+            else:
+                rows.append(table[x[b]])
+        out.append(torch.stack(rows).double())
+    return torch.stack(out, 1) if len({x.shape[1] for x in out}) == 1 else torch.cat(out, 1)
+
+
+def random_like(emb, seed=1):
+    return emb.apply(lambda x: normal(key(seed), x.shape, dtype=x.dtype))
+
+
+@given(problems())
+def test_lookup_is_the_loop_over_bags(problem):
+    spec, (ids,) = problem
+    weights = init_weights(spec, key(0))
+    emb, _ = gather(spec, weights, ids)
+    for group in spec.groups:
+        torch.testing.assert_close(emb[group.name], slow_lookup(spec, weights, ids, group), rtol=1e-6, atol=1e-6)
+
+
+@given(problems())
+def test_scatter_is_the_adjoint_and_the_gradient(problem):
+    spec, (ids,) = problem
+    weights = init_weights(spec, key(0))
+    emb, touched = gather(spec, weights, ids)
+    d_emb = random_like(emb)
+
+    def inner(w):
+        return sum((gather(spec, w, ids)[0][g.name] * d_emb[g.name]).sum() for g in spec.groups)
+
+    autograd = torch.func.grad(inner)(weights)
+    sparse = {n: sum_duplicates(g) for n, g in scatter(spec, touched, d_emb).items()}
+    for stack in spec.stacks:
+        if stack.lookups:
+            torch.testing.assert_close(densify(sparse[stack.name], stack.rows), autograd[stack.name])
+            rows = sparse[stack.name].rows
+            assert torch.equal(rows, rows.unique()), "each row once, ascending"
+    total = sum((densify(g, weights[n].shape[0]) * weights[n]).sum() for n, g in sparse.items())
+    torch.testing.assert_close(total, inner(weights))
+    expected = sum(g.square().sum() for g in autograd.values())
+    torch.testing.assert_close(squared_norm(sparse), expected)
+
+
+@given(problems())
+def test_forward_mode_and_stacked_tables(problem):
+    spec, (ids,) = problem
+    weights, tangent = init_weights(spec, key(0)), init_weights(spec, key(7))
+
+    def look(w):
+        return gather(spec, w, ids)[0]
+
+    _, moved = torch.func.jvp(look, (weights,), (tangent,))
+    straight = look(tangent)  # the lookup is linear in the tables
+    stacked = torch.vmap(look)(torch.stack([weights, tangent]))
+    for g in spec.groups:
+        torch.testing.assert_close(moved[g.name], straight[g.name])
+        torch.testing.assert_close(stacked[g.name][1], straight[g.name])
+
+
+def one_table(pooling="sum"):
+    lookup = Lookup(feature="f", table="t", pooling=pooling)
+    return EmbeddingSpec(
+        tables=(Table(name="t", rows=4, dim=2), Table(name="after", rows=9, dim=2)),
+        groups=(EmbeddingGroup(name="g", lookups=(lookup,)),),
+    )
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_an_id_outside_its_own_table_raises_though_the_stack_has_that_row(bad, ragged):
+    spec, ids = one_table(), torch.tensor([0, 3, bad])
+    x = Ragged(ids, torch.tensor([0, 2, 3])) if ragged else ids
+    with pytest.raises(DataError, match=rf"feature 'f': id out of range of table 't': got {bad}, expected 0 to 3"):
+        gather(spec, init_weights(spec, key(0)), {"f": x})
+
+
+def test_bad_ids_are_named():
+    spec = one_table()
+    weights = init_weights(spec, key(0))
+    with pytest.raises(DataError, match="ids of feature 'f'"):
+        gather(spec, weights, {"e": torch.tensor([0])})
+    with pytest.raises(ShapeError, match=r"expected int64 \[B\]"):
+        gather(spec, weights, {"f": torch.tensor([0.5])})
+    with pytest.raises(ShapeError, match=r"expected int64 \[B\]"):
+        gather(spec, weights, {"f": torch.tensor([[0]])})
+
+
+def test_empty_bags_give_zero_for_both_poolings():
+    empty = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    for pooling in ("sum", "mean"):
+        spec = one_table(pooling)
+        emb, touched = gather(spec, init_weights(spec, key(0)), {"f": empty})
+        assert torch.equal(emb["g"], torch.zeros(3, 1, 2))
+        assert scatter(spec, touched, emb)["dim2"].values.shape == (0, 2)
+
+
+def test_spec_for_shares_tables_except_private_ones():
+    deep, wide = Group.of("deep", ["a", "b"], 4), Group.of("wide", ["a", "b"], 4)
+    spec = spec_for([deep, wide, Group.of("fm", ["b"], 4)], {"a": 3, "b": 5}, private=("wide",))
+    assert sorted((t.name, t.rows) for t in spec.tables) == [("a", 3), ("a_wide", 3), ("b", 5), ("b_wide", 5)]
+    assert spec.parameters == 4 * 16
+    emb, _ = gather(spec, init_weights(spec, key(0)), {"a": torch.tensor([2]), "b": torch.tensor([4])})
+    assert torch.equal(emb["fm"][:, 0], emb["deep"][:, 1])
+    assert not torch.equal(emb["wide"], emb["deep"])
+
+
+def test_config_errors_name_the_table():
+    with pytest.raises(ConfigError, match=r"can not share embedding.*private"):
+        spec_for([Group.of("deep", ["a"], 4), Group.of("wide", ["a"], 1)], {"a": 3})
+    with pytest.raises(ConfigError, match="number of rows of field: got 'a'"):
+        spec_for([Group("g", (Field("a", 2),))], {"b": 3})
+    with pytest.raises(ConfigError, match="table: got 'nope'"):
+        EmbeddingSpec(tables=(), groups=(EmbeddingGroup(name="g", lookups=(Lookup(feature="f", table="nope"),)),))
+    with pytest.raises(ConfigError, match="positive rows and dim"):
+        Table(name="t", rows=0, dim=2)
+    with pytest.raises(ConfigError, match="repeated names"):
+        EmbeddingSpec(tables=(Table(name="t", rows=1, dim=2),) * 2, groups=())
+
+
+def test_initial_tables_do_not_depend_on_their_neighbours():
+    a = Table(name="a", rows=5, dim=2)
+    alone = EmbeddingSpec(tables=(a,), groups=())
+    beside = EmbeddingSpec(tables=(Table(name="z", rows=7, dim=2), a), groups=())
+    k = key(3)
+    assert torch.equal(alone.table(init_weights(alone, k), "a"), beside.table(init_weights(beside, k), "a"))
