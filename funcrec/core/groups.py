@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from funcrec.core.errors import ConfigError, fail
 
@@ -51,26 +50,26 @@ class Group:
         fields = [Field(n, dim) for n in embedded] + [Field(n, 1, dense=True) for n in dense]
         return Group(name, tuple(fields))
 
-    @cached_property
+    @property
     def embedded(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if not f.dense)
 
-    @cached_property
+    @property
     def dense(self) -> tuple[Field, ...]:
         return tuple(f for f in self.fields if f.dense)
 
-    @cached_property
+    @property
     def width(self) -> int:
         """Width of the group vector: all fields, concatenated."""
         return sum(f.dim for f in self.fields)
 
-    @cached_property
+    @property
     def stacked_dim(self) -> int | None:
         """The common dim D of the embedded fields, or None when they differ or there are none."""
         dims = {f.dim for f in self.embedded}
         return dims.pop() if len(dims) == 1 else None
 
-    @cached_property
+    @property
     def embedded_shape(self) -> tuple[int, ...]:
         """Shape of ``emb[name]`` without the batch dim."""
         if self.stacked_dim is not None:

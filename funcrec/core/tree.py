@@ -18,7 +18,10 @@ from funcrec.core.errors import FuncrecError, fail
 def tree(items: Mapping[str, Tensor | Mapping | TensorDict] | TensorDict | None = None) -> TensorDict:
     """A TensorDict without batch dims from nested mappings, keys sorted at every level, empty subtrees kept."""
     entries = {} if items is None else dict(items.items())
-    built = {k: v if isinstance(v, Tensor) else tree(v) for k, v in sorted(entries.items())}
+    built = {}
+    for name in sorted(entries):
+        value = entries[name]
+        built[name] = value if isinstance(value, Tensor) else tree(value)
     return TensorDict(built, batch_size=[])
 
 
@@ -56,10 +59,10 @@ def count(t: TensorDict) -> int:
 
 
 def stack(trees: Sequence[TensorDict]) -> TensorDict:
-    """Leaf-wise stack along a new first dim: what ``torch.vmap`` over an ensemble maps over."""
+    """Leaf-wise stack along a new batch dim: what ``torch.vmap`` over an ensemble maps over."""
     names = paths(trees[0])
     for i, t in enumerate(trees):
         if paths(t) != names:
             odd = sorted(set(names) ^ set(paths(t)))
             fail(FuncrecError, f"stack: tree {i} differs from tree 0", got=odd, fix="stack trees of one structure")
-    return unflatten(names, (torch.stack(xs) for xs in zip(*map(leaves, trees), strict=True)))
+    return torch.stack(list(trees))

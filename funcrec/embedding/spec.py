@@ -102,6 +102,8 @@ class EmbeddingSpec:
                 if lookup.pooling not in ("sum", "mean"):
                     what = f"group {group.name!r}, feature {lookup.feature!r}: pooling"
                     fail(ConfigError, what, got=repr(lookup.pooling), expected="'sum' or 'mean'")
+        # Fill the caches now: torch.compile cannot trace the lock that fills them.
+        _ = self.stack_of, [s.offsets for s in self.stacks]
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:

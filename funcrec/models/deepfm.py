@@ -1,0 +1,100 @@
+"""DeepFM: a wide part, a factorization machine and an MLP over shared embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.groups import Group
+from funcrec.core.init import Initializer
+from funcrec.core.model import Model
+from funcrec.core.random import child, fold_in
+from funcrec.core.tree import tree
+from funcrec.layers.fm import fm
+from funcrec.layers.group import group_stack, group_vector
+from funcrec.layers.linear import init_linear, linear
+from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFMConfig:
+    """Config of :func:`deepfm`.
+
+    Attributes:
+        wide: embedded fields of any dim, summed over fields *and* components; tables of its own.
+        deep: input of the MLP; embedded and dense fields.
+        fm: fields of the factorization machine, of one dim; ``deep`` itself when None.
+        deep_mlp: the MLP over the deep group, its last layer activated too.
+        final: MLP over [wide; fm; deep], or None to add the three logits.
+        n_classes: width of the logits.
+        weight, bias_init: initializers of the output layer; None: U(±1/√fan_in).
+    """
+
+    wide: Group
+    deep: Group
+    fm: Group | None = None
+    deep_mlp: MLPConfig
+    final: MLPConfig | None = None
+    n_classes: int = 1
+    weight: Initializer | None = None
+    bias_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        if self.wide.dense:
+            fields = [f.name for f in self.wide.dense]
+            what = f"DeepFM: dense feature {fields} should not be configured in wide group"
+            fail(ConfigError, what, fix="bucketise it, or leave it to the deep group")
+        try:
+            (self.fm or self.deep).require_stacked("DeepFM")
+        except ConfigError as e:
+            raise ConfigError(f"embedding dimension of fm features must be same. {e}") from None
+
+
+def deepfm(config: DeepFMConfig) -> Model:
+    """Logits ``[B, C]`` of DeepFM.
+
+    ``y_w = Σ wide``, ``y_fm = FM(fm) ∈ R^D``, ``y_d = MLP(deep)``. With ``final``:
+    ``y = Linear(MLP_final([y_w; y_fm; y_d]))``; without: ``y = y_w + Σ_d y_fm + Linear(y_d)``.
+
+    Reference: Guo et al. 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", eq. 1-4;
+    TorchEasyRec's form of it.
+    """
+    c = config
+    fm_group = c.fm or c.deep
+    _, dim = fm_group.require_stacked("DeepFM")
+    final_in = 1 + dim + c.deep_mlp.output_dim
+    head_in = c.final.output_dim if c.final else c.deep_mlp.output_dim
+
+    def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
+        params, state = {}, {}
+        params["deep"], state["deep"] = init_mlp(fold_in(key, "deep"), c.deep.width, c.deep_mlp)
+        if c.final:
+            params["final"], state["final"] = init_mlp(fold_in(key, "final"), final_in, c.final)
+        params["head"] = init_linear(fold_in(key, "head"), head_in, c.n_classes, weight=c.weight, bias_init=c.bias_init)
+        return tree(params), tree(state)
+
+    def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+        new = {}
+        wide = emb[c.wide.name].flatten(1).sum(1, keepdim=True)
+        pairs = fm(group_stack(fm_group, emb))
+        deep, new["deep"] = mlp(
+            params["deep"],
+            group_vector(c.deep, emb, batch),
+            state["deep"],
+            c.deep_mlp,
+            key=child(key, "deep"),
+            train=train,
+        )
+        if c.final is None:
+            return wide + pairs.sum(-1, keepdim=True) + linear(params["head"], deep), tree(new)
+        joined = torch.cat([wide, pairs, deep], dim=-1)
+        hidden, new["final"] = mlp(
+            params["final"], joined, state["final"], c.final, key=child(key, "final"), train=train
+        )
+        return linear(params["head"], hidden), tree(new)
+
+    return Model(init, apply, config, tuple(g for g in (c.wide, c.deep, c.fm) if g is not None))

@@ -1,0 +1,119 @@
+"""DLRM: dot products between all pairs of embeddings and the projected dense features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.groups import Group
+from funcrec.core.init import Initializer
+from funcrec.core.model import Model
+from funcrec.core.random import child, fold_in
+from funcrec.core.tree import tree
+from funcrec.layers.dot import dot_interaction
+from funcrec.layers.group import group_stack, group_vector
+from funcrec.layers.linear import init_linear, linear
+from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class DLRMConfig:
+    """Config of :func:`dlrm`.
+
+    Attributes:
+        sparse: embedded fields of one dim D.
+        dense: the dense features, or None; needs ``dense_mlp``, whose last width must be D.
+        dense_mlp: the bottom MLP.
+        interaction: ``"dot"``: pairwise dot products; ``"cat"``: the fields concatenated, no products (the
+            ``arch-interaction-op`` of the original).
+        arch_with_sparse: whether the embeddings themselves join the dot products.
+        final: the top MLP.
+    """
+
+    sparse: Group
+    dense: Group | None = None
+    dense_mlp: MLPConfig | None = None
+    interaction: Literal["dot", "cat"] = "dot"
+    arch_with_sparse: bool = True
+    final: MLPConfig
+    n_classes: int = 1
+    weight: Initializer | None = None
+    bias_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        if self.sparse.dense or self.sparse.stacked_dim is None:
+            dims = {f.name: f.dim for f in self.sparse.fields}
+            what = f"sparse group feature dims must be the same, but we find {dims}"
+            fail(ConfigError, what, fix="give the sparse group embedded fields of one dim only")
+        if (self.dense is None) != (self.dense_mlp is None):
+            seen = f"dense={self.dense and self.dense.name}, dense_mlp={self.dense_mlp}"
+            fail(ConfigError, "DLRM: dense group and dense_mlp", got=seen, expected="both or neither")
+        if self.dense_mlp and self.dense_mlp.output_dim != self.sparse.stacked_dim:
+            fail(
+                ConfigError,
+                "dense mlp last hidden_unit must be the same sparse feature dim",
+                got=self.dense_mlp.output_dim,
+                expected=self.sparse.stacked_dim,
+            )
+        if self.interaction not in ("dot", "cat"):
+            fail(ConfigError, "DLRM: interaction", got=repr(self.interaction), expected="'dot' or 'cat'")
+        if self.interaction == "cat" and not self.arch_with_sparse:
+            fail(ConfigError, "DLRM: interaction 'cat' without the embeddings", fix="set arch_with_sparse=True")
+
+
+def dlrm(config: DLRMConfig) -> Model:
+    """Logits ``[B, C]`` of DLRM.
+
+    ``d = MLP_dense(x) ∈ R^D``; ``X = [d; S]`` on the field axis, dense first; ``I_ij = <X_i, X_j>`` for i < j;
+    ``y = Linear(MLP_final([I; d; S]))``.
+
+    Reference: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
+    """
+    c = config
+    n, dim = c.sparse.require_stacked("DLRM")
+    n_all = n + (c.dense is not None)
+    pairs = n_all * (n_all - 1) // 2 if c.interaction == "dot" else 0
+    final_in = pairs + (dim if c.dense else 0) + (n * dim if c.arch_with_sparse else 0)
+    if final_in == 0:
+        fail(ConfigError, "DLRM: nothing reaches the top MLP", got="one field and arch_with_sparse=False")
+
+    def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
+        params, state = {}, {}
+        if c.dense and c.dense_mlp:
+            params["dense"], state["dense"] = init_mlp(fold_in(key, "dense"), c.dense.width, c.dense_mlp)
+        params["final"], state["final"] = init_mlp(fold_in(key, "final"), final_in, c.final)
+        params["head"] = init_linear(
+            fold_in(key, "head"), c.final.output_dim, c.n_classes, weight=c.weight, bias_init=c.bias_init
+        )
+        return tree(params), tree(state)
+
+    def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+        new, parts = {}, []
+        fields = sparse = group_stack(c.sparse, emb)
+        if c.dense and c.dense_mlp:
+            dense, new["dense"] = mlp(
+                params["dense"],
+                group_vector(c.dense, emb, batch),
+                state["dense"],
+                c.dense_mlp,
+                key=child(key, "dense"),
+                train=train,
+            )
+            fields = torch.cat([rearrange(dense, "b d -> b 1 d"), sparse], dim=1)
+            parts.append(dense)
+        if c.interaction == "dot":
+            parts.insert(0, dot_interaction(fields))
+        if c.arch_with_sparse:
+            parts.append(rearrange(sparse, "b n d -> b (n d)"))
+        hidden, new["final"] = mlp(
+            params["final"], torch.cat(parts, dim=-1), state["final"], c.final, key=child(key, "final"), train=train
+        )
+        return linear(params["head"], hidden), tree(new)
+
+    return Model(init, apply, config, tuple(g for g in (c.sparse, c.dense) if g is not None))

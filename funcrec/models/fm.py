@@ -1,0 +1,40 @@
+"""Factorization machine: all pairwise interactions in linear time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.groups import Group
+from funcrec.core.model import Model
+from funcrec.layers.fm import fm as fm_interaction
+from funcrec.layers.group import group_stack
+from funcrec.models.lr import LRConfig, lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class FMConfig:
+    """``wide``: first-order weights (dim 1); ``fm``: the factors, embedded fields of one dim."""
+
+    wide: Group
+    fm: Group
+
+    def __post_init__(self) -> None:
+        LRConfig(wide=self.wide)
+        self.fm.require_stacked("FM")
+
+
+def fm(config: FMConfig) -> Model:
+    """``y = LR(x) + Σ_{i<j} <e_i, e_j>``: logits ``[B, 1]``. Rendle 2010, eq. 1 and lemma 3.1."""
+    first_order = lr(LRConfig(wide=config.wide))
+
+    def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
+        return first_order.init(key)
+
+    def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+        y, state = first_order.apply(params, emb, batch, state, key=key, train=train)
+        return y + fm_interaction(group_stack(config.fm, emb)).sum(-1, keepdim=True), state
+
+    return Model(init, apply, config, (config.wide, config.fm))
