@@ -1,0 +1,155 @@
+"""One training step, assembled from a model, a store, an optimizer and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.func import grad_and_value
+
+from funcrec.core import tree
+from funcrec.core.batch import Batch
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.model import Model
+from funcrec.core.random import fold_in
+from funcrec.embedding import rows
+from funcrec.embedding.store import Store
+from funcrec.optim import Optimizer, clip_factor
+from funcrec.train.finite import fail_non_finite
+from funcrec.train.precision import Precision, autocast, init_loss_scale, next_loss_scale
+from funcrec.train.state import TrainState
+
+Loss = Callable[..., Tensor]
+"""``loss(logits, labels, weights) -> scalar``, a mean over the batch: any function of ``funcrec.losses``."""
+
+
+class Step(NamedTuple):
+    """``init(key) -> TrainState``; ``train(state, batch) -> (state, info)``; ``predict(state, batch) -> logits``.
+
+    ``train`` also takes a list of micro-batches: one step whose gradient is that of their concatenation. ``info`` holds
+    ``loss``, ``grad_norm`` (only with ``max_norm``) and ``skipped`` (fp16 overflow) as Python numbers.
+    """
+
+    init: Callable[[Tensor], TrainState]
+    train: Callable[[TrainState, Batch | Sequence[Batch]], tuple[TrainState, dict[str, Any]]]
+    predict: Callable[[TrainState, Batch], Tensor]
+    model: Model
+    store: Store
+
+
+def _share(batches: Sequence[Batch]) -> list[float]:
+    """The share of each micro-batch in the whole batch's mean: rows, or sample weights where there are any."""
+    sizes = [
+        float(b.features["weight"].double().sum()) if "weight" in b.features.keys() else float(len(b))  # noqa: SIM118
+        for b in batches
+    ]
+    return [s / sum(sizes) for s in sizes]
+
+
+def make_step(
+    model: Model,
+    store: Store,
+    optimizer: Optimizer,
+    loss: Loss,
+    *,
+    precision: Precision = "fp32",
+    max_norm: float | None = None,
+    compile: bool = False,
+    compile_rows: int | None = None,
+) -> Step:
+    """Make the step ``lookup -> gradient -> clip -> update`` over dense weights and tables alike.
+
+    Args:
+        precision: autocast of model and loss; weights, tables and optimizers stay in float32.
+        max_norm: clips the global norm of *all* gradients together, those of the touched rows (row-wise store) or of
+            whole tables with their L2 term (dense store) included.
+        compile: ``torch.compile`` the gradient of the model, once per batch size.
+        compile_rows: compile only for batches of this many rows; others (the last of an epoch) run eagerly instead of
+            costing another compilation.
+    """
+    if precision not in ("fp32", "bf16", "fp16"):
+        fail(ConfigError, "precision", got=repr(precision), expected="'fp32', 'bf16' or 'fp16'")
+    if max_norm is not None and not max_norm > 0:
+        fail(ConfigError, "max_norm", got=max_norm, expected="a positive number, or None")
+
+    def objective(params, emb, features, state, key, loss_scale):
+        with autocast(precision, emb.device or features["label"].device):
+            logits, state = model.apply(params, emb, features, state, key=key, train=True)
+            value = loss(logits, features["label"], features.get("weight", None))
+        return value * loss_scale, (value, logits, state)
+
+    eager = grad_and_value(objective, argnums=(0, 1), has_aux=True)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False) if compile else eager
+
+    def init(key: Tensor) -> TrainState:
+        params, state = model.init(fold_in(key, "model"))
+        return TrainState(
+            params=params,
+            state=state,
+            tables=store.init(fold_in(key, "tables")),
+            optimizer=optimizer.init(tree.leaves(params), tree.paths(params)),
+            step=torch.zeros((), dtype=torch.int64),
+            key=fold_in(key, "train"),
+            loss_scale=init_loss_scale(precision),
+        )
+
+    def gradients(ts: TrainState, batch: Batch, key: Tensor, state: TensorDict, loss_scale: Tensor):
+        emb, touched = store.lookup(ts.tables, batch.ids)
+        whole = compile_rows is None or len(batch) == compile_rows
+        differentiate = compiled if whole else eager
+        (d_params, d_emb), (_, (value, logits, state)) = differentiate(
+            ts.params, emb, batch.features, state, key, loss_scale
+        )
+        number = float(value)
+        if not torch.isfinite(value):
+            inputs = {"batch": batch.features, "params": ts.params, "emb": emb, "state": ts.state}
+            fail_non_finite(int(ts.step), number, {**inputs, "model": TensorDict({"logits": logits}, [])})
+        return number, tree.leaves(d_params), store.gradient(ts.tables, touched, d_emb), state
+
+    def train(ts: TrainState, batch: Batch | Sequence[Batch]) -> tuple[TrainState, dict[str, Any]]:
+        batches = [batch] if isinstance(batch, Batch) else list(batch)
+        key = fold_in(ts.key, ts.step.to(ts.key.device))
+        loss_scale = ts.loss_scale.get("scale", torch.ones(())).to(ts.key.device)
+        total, d_params, d_tables, state = 0.0, [], [], ts.state
+        for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
+            micro_key = key if len(batches) == 1 else fold_in(key, i)
+            value, d_leaves, d_rows, state = gradients(ts, micro, micro_key, state, loss_scale)
+            total += value * share
+            factor = share / float(loss_scale)
+            if factor != 1.0:
+                d_leaves, d_rows = torch._foreach_mul(d_leaves, factor), rows.scale(d_rows, factor)
+            d_params = d_leaves if not d_params else torch._foreach_add(d_params, d_leaves)
+            d_tables.append(d_rows)
+        d_table = store.regularize(ts.tables, rows.add(d_tables))
+
+        info: dict[str, Any] = {"loss": total, "skipped": False}
+        if max_norm is not None or precision == "fp16":
+            squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in d_params]
+            norm = float((sum(squares) + rows.squared_norm(d_table)).sqrt())
+            info["grad_norm"] = norm
+            if precision == "fp16" and not norm < float("inf"):
+                info["skipped"] = True
+                return ts._replace(step=ts.step + 1, loss_scale=next_loss_scale(ts.loss_scale, False)), info
+            if not norm < float("inf"):
+                grads = tree.unflatten(tree.paths(ts.params), d_params)
+                fail_non_finite(int(ts.step), total, {"gradient of params": grads})
+            factor = 1.0 if max_norm is None else float(clip_factor(torch.tensor(norm), max_norm))
+            if factor < 1.0:
+                d_params, d_table = torch._foreach_mul(d_params, factor), rows.scale(d_table, factor)
+
+        # donate: the leaves of ts.params are written in place
+        _, opt = optimizer.step(d_params, ts.optimizer, tree.leaves(ts.params), donate=True)
+        scale_state = next_loss_scale(ts.loss_scale, True) if precision == "fp16" else {}
+        tables = store.apply(ts.tables, d_table)
+        return ts._replace(state=state, tables=tables, optimizer=opt, step=ts.step + 1, loss_scale=scale_state), info
+
+    @torch.no_grad()
+    def predict(ts: TrainState, batch: Batch) -> Tensor:
+        emb, _ = store.lookup(ts.tables, batch.ids)
+        with autocast(precision, batch.features["label"].device):
+            return model.apply(ts.params, emb, batch.features, ts.state)[0]
+
+    return Step(init, train, predict, model, store)
