@@ -1,0 +1,184 @@
+"""From options to data, and from data to a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from options import Options
+
+from funcrec import models, optim
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.groups import Group
+from funcrec.core.init import Constant, Initializer, Normal, XavierNormal
+from funcrec.core.model import Model
+from funcrec.core.random import key
+from funcrec.data import (
+    BadRows,
+    Csv,
+    Fields,
+    InMemory,
+    Libsvm,
+    Parquet,
+    Recipe,
+    Schema,
+    Source,
+    Stream,
+    Vocabularies,
+    adult,
+    avazu,
+    criteo,
+    frappe,
+    learn,
+    load,
+    planted,
+)
+from funcrec.embedding import Store, dense_store, rowwise_store, spec_for
+from funcrec.layers.mlp import MLPConfig
+from funcrec.losses import bce
+from funcrec.optim import rowwise
+from funcrec.train import Step, make_step
+
+RECIPES = {"criteo": criteo, "avazu": avazu, "frappe": frappe, "adult": adult}
+FORMATS = {"csv": Csv(), "tsv": Csv(delimiter="\t"), "parquet": Parquet(), "libsvm": Libsvm()}
+# What a checkpoint need not share with the run that resumes it: where things are, and how long to go on.
+FREE = {"train_path", "valid_path", "test_path", "schema", "out", "resume", "evaluate", "checkpoint_steps", "epochs"}
+FREE |= {"patience", "tensorboard", "progress", "max_bad_rows"}
+
+
+class Data(NamedTuple):
+    """The splits that were given, what their fields are, and what was learnt from the training rows."""
+
+    splits: dict[str, InMemory | Stream]
+    fields: Fields
+    schema: Schema
+    vocabularies: Vocabularies
+    best_auc: Mapping[str, float]
+    """Of generated data only: what the teacher itself reaches."""
+    bad_rows: dict[str, int]
+
+
+def _recipe(o: Options) -> Recipe:
+    if o.data in RECIPES:
+        return RECIPES[o.data]()
+    if o.schema is None:
+        fail(ConfigError, f"--data {o.data}", got="no --schema", fix="write one with funcrec.data.Schema(…).to_json()")
+    if not o.schema.is_file():
+        fail(ConfigError, "--schema", got=f"{o.schema}, which is no file")
+    return Recipe(Schema.from_json(o.schema.read_text()), FORMATS[o.data])
+
+
+def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
+    """Read every split that was given; ``learnt``: schema and vocabularies of a checkpoint instead of the data's."""
+    if o.data == "synthetic":
+        p = planted(key(o.seed))
+        splits: dict[str, InMemory | Stream] = {"train": p.train, "valid": p.valid, "test": p.test}
+        return Data(splits, p.train.fields, p.schema, Vocabularies(), p.best_auc, {})
+    recipe = _recipe(o)
+    schema = learnt[0] if learnt else recipe.schema
+    sources: dict[str, Source] = {}
+    for split in ("train", "valid", "test"):
+        paths: tuple[Path, ...] = getattr(o, f"{split}_path")
+        if paths and not (o.evaluate and split == "train"):
+            sources[split] = Source(paths=tuple(map(str, paths)), format=recipe.format)
+    if "train" not in sources and o.evaluate is None:
+        fail(ConfigError, f"--data {o.data}", got="no --train-path", fix="name the training files")
+    skipped = {split: BadRows(limit=o.max_bad_rows) for split in sources}
+    if learnt:
+        vocabularies = learnt[1]
+    else:
+        vocabularies = learn(schema, sources["train"], bad_rows=BadRows(limit=o.max_bad_rows))
+    splits = {}
+    for split, source in sources.items():
+        if split == "train" and o.stream:
+            splits[split] = Stream(
+                schema=schema, source=source, vocabularies=vocabularies, bad_rows=BadRows(limit=o.max_bad_rows)
+            )
+        else:
+            splits[split] = load(schema, source, vocabularies, bad_rows=skipped[split])
+    if o.valid_tail:
+        train = splits.get("train")
+        if "valid" in splits or not isinstance(train, InMemory):
+            fail(ConfigError, "--valid-tail", got="--valid-path or --stream beside it", expected="one of them")
+        splits["train"], splits["valid"] = train.split_tail(o.valid_tail)
+    bad = {split: b.count for split, b in skipped.items() if b.count}
+    return Data(splits, schema.fields(vocabularies), schema, vocabularies, {}, bad)
+
+
+def build_model(o: Options, fields: Fields) -> Model:
+    """The model over all id fields and all dense fields of the data."""
+    ids, dense = list(fields.rows), list(fields.dense)
+    published = o.data == "frappe"
+    weight, bias_init = (XavierNormal(), Constant(0.0)) if published else (None, None)
+    dim = o.embedding_dim
+    top = MLPConfig(
+        hidden_units=o.hidden, dropout=o.dropout, use_bn=bool(o.batch_norm), weight=weight, bias_init=bias_init
+    )
+    wide, deep, fm = Group.of("wide", ids, 1), Group.of("deep", ids, dim, dense), Group.of("fm", ids, dim)
+    if o.model == "lr":
+        return models.lr(models.LRConfig(wide=Group.of("wide", ids, 1, dense)))
+    if o.model == "fm":
+        return models.fm(models.FMConfig(wide=Group.of("wide", ids, 1, dense), fm=fm))
+    if o.model == "deepfm":
+        return models.deepfm(
+            models.DeepFMConfig(
+                wide=wide, deep=deep, fm=fm if dense else None, deep_mlp=top, weight=weight, bias_init=bias_init
+            )
+        )
+    if o.model == "dcn_v2":
+        rank = o.low_rank or None
+        return models.dcn_v2(
+            models.DCNv2Config(
+                group=deep, cross_num=o.cross_layers, low_rank=rank, deep=top, weight=weight, bias_init=bias_init
+            )
+        )
+    bottom = MLPConfig(hidden_units=(64, dim)) if dense else None
+    return models.dlrm(
+        models.DLRMConfig(
+            sparse=Group.of("sparse", ids, dim),
+            dense=Group.of("dense", [], dim, dense) if dense else None,
+            dense_mlp=bottom,
+            interaction="cat" if published else "dot",
+            final=top,
+            weight=weight,
+            bias_init=bias_init,
+        )
+    )
+
+
+def _store(o: Options, model: Model, fields: Fields) -> Store:
+    init: Initializer | None = Normal(1e-4) if o.data == "frappe" else Normal(0.01)
+    spec = spec_for(model.groups, fields.rows, init=init, private=("wide",))
+    rate = o.table_learning_rate or o.learning_rate
+    if o.tables == "dense":
+        return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)
+    if o.l2:
+        fail(ConfigError, "--l2", got=f"{o.l2} with --tables {o.tables}", fix="a penalty on whole tables needs dense")
+    return rowwise_store(spec, getattr(rowwise, o.tables)(rate))
+
+
+def build(o: Options, fields: Fields) -> Step:
+    model = build_model(o, fields)
+    return make_step(
+        model,
+        _store(o, model, fields),
+        getattr(optim, o.optimizer)(o.learning_rate),
+        bce,
+        precision=o.precision,
+        max_norm=o.max_norm,
+        compile=bool(o.compile),
+        compile_rows=o.batch_size,
+    )
+
+
+def describe(o: Options, data: Data) -> dict[str, Any]:
+    """What a checkpoint belongs to: the options that shape the run, the schema, and what was learnt for it."""
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(o).items() if k not in FREE}
+    return {
+        "options": settings,
+        "schema": data.schema.to_json(),
+        "vocabularies": data.vocabularies.fingerprint(),
+        "rows": dict(data.fields.rows),
+    }
