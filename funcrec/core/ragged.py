@@ -54,7 +54,8 @@ class Ragged:
     @staticmethod
     def from_nested(nested: Tensor, weights: Tensor | None = None) -> Ragged:
         """From torch's nested jagged tensor, ids and optional weights of the same raggedness."""
-        return Ragged(nested.values(), nested.offsets().to(torch.int64), None if weights is None else weights.values())
+        offsets: Tensor = nested.offsets()  # type: ignore[attr-defined]  # nested tensors only
+        return Ragged(nested.values(), offsets.to(torch.int64), None if weights is None else weights.values())
 
     def to_nested(self) -> tuple[Tensor, Tensor | None]:
         """The (ids, weights) as torch's nested jagged tensors that share their offsets."""

@@ -14,6 +14,7 @@ from funcrec.embedding.lookup import Touched, gather, scatter
 from funcrec.embedding.rows import Gradient, sum_duplicates
 from funcrec.embedding.spec import EmbeddingSpec
 from funcrec.embedding.store import Store, Tables, init_weights
+from funcrec.optim import as_schedule
 from funcrec.optim.rowwise import RowRule
 
 
@@ -22,6 +23,8 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule) -> Store:
 
     Tables in half precision are updated in float32 and rounded once.
     """
+
+    schedule = as_schedule(rule.learning_rate)
 
     def init(key: Tensor) -> Tables:
         weights = init_weights(spec, key)
@@ -55,8 +58,7 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule) -> Store:
     @torch.no_grad()
     def apply(tables: Tables, g: Gradient) -> Tables:
         taken = int(tables["step"])
-        rate = rule.learning_rate(taken) if callable(rule.learning_rate) else rule.learning_rate
-        lr = rate * float(tables["scale"])
+        lr = schedule(taken) * float(tables["scale"])
         for name, (rows, values) in g.items():
             weight, slots = tables["weights"][name], tables["slots"][name]
             if rows is None:
