@@ -60,9 +60,11 @@ class Data(NamedTuple):
     bad_rows: dict[str, int]
 
 
-def _recipe(o: Options) -> Recipe:
+def _recipe(o: Options, learnt: Schema | None) -> Recipe:
     if o.data in RECIPES:
         return RECIPES[o.data]()
+    if learnt is not None:
+        return Recipe(learnt, FORMATS[o.data])
     if o.schema is None:
         fail(ConfigError, f"--data {o.data}", got="no --schema", fix="write one with funcrec.data.Schema(…).to_json()")
     if not o.schema.is_file():
@@ -76,7 +78,7 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
         p = planted(key(o.seed))
         splits: dict[str, InMemory | Stream] = {"train": p.train, "valid": p.valid, "test": p.test}
         return Data(splits, p.train.fields, p.schema, Vocabularies(), p.best_auc, {})
-    recipe = _recipe(o)
+    recipe = _recipe(o, learnt[0] if learnt else None)
     schema = learnt[0] if learnt else recipe.schema
     sources: dict[str, Source] = {}
     for split in ("train", "valid", "test"):

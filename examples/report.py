@@ -24,6 +24,12 @@ class LossFile:
         self.file = path.open("w", buffering=1)
         self.file.write("\n".join(["step,loss", *kept]) + "\n")
 
+    def __enter__(self) -> LossFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def add(self, step: int, loss: float) -> None:
         self.file.write(f"{step},{loss!r}\n")
 

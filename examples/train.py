@@ -88,14 +88,17 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
 
     train_data = data.splits["train"]
     total = len(train_data) if hasattr(train_data, "__len__") else None
-    losses = report.LossFile(o.out / "losses.csv", int(run.train.step))
     writer: Any = nullcontext()
     if o.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(o.out / "tensorboard"), purge_step=int(run.train.step) or None)
     seen = 0
-    with writer, tqdm(total=total, unit=" rows", unit_scale=True, disable=not o.progress, mininterval=0.5) as bar:
+    with (
+        report.LossFile(o.out / "losses.csv", int(run.train.step)) as losses,
+        writer,
+        tqdm(total=total, unit=" rows", unit_scale=True, disable=not o.progress, mininterval=0.5) as bar,
+    ):
         bar.update(run.batch * o.batch_size)
         bar.set_description(f"epoch {run.epoch + 1}/{o.epochs}")
         for r in fit(run, step, train_data, config, valid=data.splits.get("valid"), metrics=METRICS):
