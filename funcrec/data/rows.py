@@ -1,0 +1,67 @@
+"""Rows of a batch: taken out, put together, and cut into pieces of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.batch import Batch
+from funcrec.core.ragged import Ragged
+
+
+def select(batch: Batch, rows: Tensor) -> Batch:
+    """The rows with these indices, in this order."""
+    ids = {name: x.select(rows) if isinstance(x, Ragged) else x[rows] for name, x in batch.ids.items()}
+    return Batch(ids, batch.features[rows])
+
+
+def cut(batch: Batch, start: int, stop: int) -> Batch:
+    """The rows in [start, stop), 0 <= start <= stop <= B, without a copy of their values."""
+    ids = {name: _cut(x, start, stop) for name, x in batch.ids.items()}
+    return Batch(ids, batch.features[start:stop])
+
+
+def _cut(x: Tensor | Ragged, start: int, stop: int) -> Tensor | Ragged:
+    if isinstance(x, Tensor):
+        return x[start:stop]
+    offsets = x.offsets[start : stop + 1]
+    inside = slice(int(offsets[0]), int(offsets[-1]))
+    return Ragged(x.values[inside], offsets - offsets[0], None if x.weights is None else x.weights[inside])
+
+
+def concat(batches: Sequence[Batch]) -> Batch:
+    """All rows, one batch after the other; the batches have the same fields."""
+    if len(batches) == 1:
+        return batches[0]
+    ids = {name: _concat([b.ids[name] for b in batches]) for name in batches[0].ids}
+    return Batch(ids, TensorDict.cat([b.features for b in batches], dim=0))
+
+
+def _concat(parts: Sequence[Tensor | Ragged]) -> Tensor | Ragged:
+    ragged = [p for p in parts if isinstance(p, Ragged)]
+    if not ragged:
+        return torch.cat([p for p in parts if isinstance(p, Tensor)])
+    weights = [p.weights for p in ragged if p.weights is not None]
+    values, lengths = torch.cat([p.values for p in ragged]), torch.cat([p.lengths for p in ragged])
+    return Ragged.from_lengths(values, lengths, torch.cat(weights) if weights else None)
+
+
+def regroup(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same rows in batches of exactly ``size``, the last one with what is left; holds fewer than ``size`` rows
+    beside the batch at hand."""
+    held: list[Batch] = []
+    count = 0
+    for batch in batches:
+        start = 0
+        while count + len(batch) - start >= size:
+            stop = start + size - count
+            yield concat([*held, cut(batch, start, stop)])
+            held, count, start = [], 0, stop
+        if start < len(batch):
+            held.append(cut(batch, start, len(batch)))
+            count += len(batch) - start
+    if held:
+        yield concat(held)
