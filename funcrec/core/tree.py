@@ -7,6 +7,7 @@ makes the two agree. A path is the dotted name of a leaf, ``"deep.0.weight"``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -17,8 +18,8 @@ from funcrec.core.errors import FuncrecError, fail
 
 def tree(items: Mapping[str, Tensor | Mapping | TensorDict] | TensorDict | None = None) -> TensorDict:
     """A TensorDict without batch dims from nested mappings, keys sorted at every level, empty subtrees kept."""
-    entries = {} if items is None else dict(items.items())
-    built = {}
+    entries: dict[str, Any] = {} if items is None else dict(items.items())
+    built: dict[str, Any] = {}
     for name in sorted(entries):
         value = entries[name]
         built[name] = value if isinstance(value, Tensor) else tree(value)
@@ -27,7 +28,7 @@ def tree(items: Mapping[str, Tensor | Mapping | TensorDict] | TensorDict | None 
 
 def leaves(t: TensorDict) -> list[Tensor]:
     """The tensors of a tree in path order."""
-    return list(t.values(include_nested=True, leaves_only=True))
+    return cast(list[Tensor], list(t.values(include_nested=True, leaves_only=True)))
 
 
 def paths(t: TensorDict) -> tuple[str, ...]:
@@ -50,7 +51,9 @@ def unflatten(names: Sequence[str], values: Iterable[Tensor]) -> TensorDict:
 
 def map_leaves(f: Callable[[Tensor], Tensor], t: TensorDict) -> TensorDict:
     """``f`` of every leaf, in a new tree of the same structure."""
-    return TensorDict({k: f(v) if isinstance(v, Tensor) else map_leaves(f, v) for k, v in t.items()}, batch_size=[])
+    entries: dict[str, Any] = dict(t.items())
+    mapped = {k: f(v) if isinstance(v, Tensor) else map_leaves(f, v) for k, v in entries.items()}
+    return TensorDict(mapped, batch_size=[])
 
 
 def count(t: TensorDict) -> int:
@@ -65,4 +68,4 @@ def stack(trees: Sequence[TensorDict]) -> TensorDict:
         if paths(t) != names:
             odd = sorted(set(names) ^ set(paths(t)))
             fail(FuncrecError, f"stack: tree {i} differs from tree 0", got=odd, fix="stack trees of one structure")
-    return torch.stack(list(trees))
+    return cast(TensorDict, torch.stack(cast(list, list(trees))))

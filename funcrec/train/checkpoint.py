@@ -61,7 +61,7 @@ def save(
     about: Mapping[str, Any],
     *,
     keep: int = 2,
-    beside: Callable[[Path], None] | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write the run's checkpoint under ``root`` and delete all but the newest ``keep``.
 

@@ -43,8 +43,7 @@ class Step(NamedTuple):
 def _share(batches: Sequence[Batch]) -> list[float]:
     """The share of each micro-batch in the whole batch's mean: rows, or sample weights where there are any."""
     sizes = [
-        float(b.features["weight"].double().sum()) if "weight" in b.features.keys() else float(len(b))  # noqa: SIM118
-        for b in batches
+        float(b.features["weight"].double().sum()) if "weight" in b.features.keys() else float(len(b)) for b in batches
     ]
     return [s / sum(sizes) for s in sizes]
 
@@ -113,7 +112,9 @@ def make_step(
         batches = [batch] if isinstance(batch, Batch) else list(batch)
         key = fold_in(ts.key, ts.step.to(ts.key.device))
         loss_scale = ts.loss_scale.get("scale", torch.ones(())).to(ts.key.device)
-        total, d_params, d_tables, state = 0.0, [], [], ts.state
+        total, state = 0.0, ts.state
+        d_params: Sequence[Tensor] = ()
+        d_tables = []
         for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
             micro_key = key if len(batches) == 1 else fold_in(key, i)
             value, d_leaves, d_rows, state = gradients(ts, micro, micro_key, state, loss_scale)
@@ -121,7 +122,7 @@ def make_step(
             factor = share / float(loss_scale)
             if factor != 1.0:
                 d_leaves, d_rows = torch._foreach_mul(d_leaves, factor), rows.scale(d_rows, factor)
-            d_params = d_leaves if not d_params else torch._foreach_add(d_params, d_leaves)
+            d_params = torch._foreach_add(d_params, d_leaves) if d_params else d_leaves
             d_tables.append(d_rows)
         d_table = store.regularize(ts.tables, rows.add(d_tables))
 

@@ -27,6 +27,8 @@ def test_select_takes_rows_with_their_weights(rs, data):
     index = data.draw(st.lists(st.integers(0, len(rs) - 1), max_size=6))
     y = x.select(torch.tensor(index, dtype=torch.int64))
     assert as_lists(y) == [rs[i] for i in index]
+    assert x.weights is not None
+    assert y.weights is not None
     slices = [x.weights[x.offsets[i] : x.offsets[i + 1]].tolist() for i in index]
     assert y.weights.tolist() == [w for s in slices for w in s]
 
@@ -36,6 +38,8 @@ def test_nested_tensors_round_trip(rs):
     x = ragged(rs, weighted=True)
     y = Ragged.from_nested(*x.to_nested())
     assert as_lists(y) == rs
+    assert x.weights is not None
+    assert y.weights is not None
     assert torch.equal(y.weights, x.weights)
 
 
@@ -43,6 +47,7 @@ def test_nested_tensors_round_trip(rs):
 def test_segment_sum_and_mean_are_the_loops(rs):
     x = ragged(rs, weighted=True)
     v = torch.randn(x.values.numel(), 3, dtype=torch.float64)
+    assert x.weights is not None
     w = x.weights.double()
     total, mean = segment_sum(v, x.segments(), len(x)), segment_mean(v, x.segments(), len(x), w)
     for b in range(len(rs)):

@@ -41,7 +41,7 @@ def ids_for(draw, spec, batch=None):
     """Ids that every table read by a feature can hold."""
     b = batch or draw(st.integers(1, 5))
     rows = {t.name: t.rows for t in spec.tables}
-    out = {}
+    out: dict[str, torch.Tensor | Ragged] = {}
     for f in spec.features:
         n = min(rows[lk.table] for g in spec.groups for lk in g.lookups if lk.feature == f)
         one = st.integers(0, n - 1)

@@ -147,7 +147,7 @@ def test_other_bad_input_is_named(files, tmp_path):
     out = tmp_path / "run"
     empty = tmp_path / "empty.csv"
     empty.write_text("")
-    for changes, error, pattern in [
+    cases: list[tuple[dict, type[FuncrecError], str]] = [
         ({"train_path": (tmp_path / "none.csv",)}, DataError, "none.csv"),
         ({"train_path": (empty,)}, DataError, "empty"),
         ({"train_path": ()}, ConfigError, "no --train-path"),
@@ -155,7 +155,8 @@ def test_other_bad_input_is_named(files, tmp_path):
         ({"schema": tmp_path / "none.json"}, ConfigError, "no file"),
         ({"l2": 0.1, "tables": "adam"}, ConfigError, "needs dense"),
         ({"valid_tail": 0.2}, ConfigError, "valid-tail"),
-    ]:
+    ]
+    for changes, error, pattern in cases:
         with pytest.raises(error, match=pattern):
             train.main(options(files, out, **changes))
         assert not out.exists()

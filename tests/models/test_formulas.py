@@ -33,7 +33,7 @@ def dense_layers(params, x):
 
 def head(params, x):
     y = x @ params["head"]["weight"].T
-    return y + params["head"]["bias"] if "bias" in params["head"].keys() else y  # noqa: SIM118
+    return y + params["head"]["bias"] if "bias" in params["head"].keys() else y
 
 
 def slow_fm(e):
@@ -91,7 +91,7 @@ def test_dcn_v2_deep_reads_the_raw_group_even_with_a_backbone():
         x = x0 * (x @ layer["u"]["weight"].T @ layer["v"]["weight"].T + layer["v"]["bias"]) + x
     joined = torch.cat([x, dense_layers(params["deep"], g)], 1)
     torch.testing.assert_close(y, head(params, dense_layers(params["final"], joined)))
-    assert "bias" not in params["head"].keys(), "this head has no bias"  # noqa: SIM118
+    assert "bias" not in params["head"].keys(), "this head has no bias"
 
 
 def test_group_vector_keeps_the_listed_order_of_dense_and_embedded_fields():
@@ -161,7 +161,11 @@ ERRORS = {
         sparse=cases.SPARSE, dense=GROUP4, dense_mlp=GROUP8, final=cases.MLP
     ),
     "dense group and dense_mlp": lambda: models.DLRMConfig(sparse=cases.SPARSE, dense=GROUP4, final=cases.MLP),
-    "interaction": lambda: models.DLRMConfig(sparse=cases.SPARSE, interaction="sum", final=cases.MLP),
+    "interaction": lambda: models.DLRMConfig(
+        sparse=cases.SPARSE,
+        interaction="sum",  # type: ignore[arg-type]
+        final=cases.MLP,
+    ),
     "nothing reaches the top MLP": lambda: models.dlrm(
         models.DLRMConfig(sparse=Group.of("s", ["a"], 4), arch_with_sparse=False, final=cases.MLP)
     ),

@@ -28,7 +28,7 @@ def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict) or hasattr(a, "items"):
-        return sorted(a.keys()) == sorted(b.keys()) and all(same(a[k], b[k]) for k in a.keys())  # noqa: SIM118
+        return sorted(a.keys()) == sorted(b.keys()) and all(same(a[k], b[k]) for k in a.keys())
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return a == b

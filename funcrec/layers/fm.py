@@ -1,0 +1,23 @@
+"""The second-order interaction of a factorization machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from einops import reduce
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def fm(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+    """``y = Σ_{i<j} x_i ⊙ x_j = ½ ((Σ_i x_i)² − Σ_i x_i²)``, in time linear in the number of fields.
+
+    Shape: x ``[b, n, d]``, returns ``[b, d]``: not summed over d.
+
+    Reference: Rendle 2010, Factorization Machines, lemma 3.1; He & Chua 2017, Neural Factorization Machines, eq. 4.
+    """
+    total = reduce(x, "b n d -> b d", "sum")
+    squares = reduce(x * x, "b n d -> b d", "sum")
+    return 0.5 * (total * total - squares)

@@ -1,0 +1,41 @@
+"""Layer normalization of the last axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.errors import ShapeError, fail
+from funcrec.core.tree import tree
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def init_layer_norm(
+    n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> TensorDict:
+    """``{"bias": 0, "weight": 1}``, each ``[n]``."""
+    return tree(
+        {"bias": torch.zeros(n, dtype=dtype, device=device), "weight": torch.ones(n, dtype=dtype, device=device)}
+    )
+
+
+def layer_norm(params: TensorDict, x: Float[Tensor, "... c"], eps: float = 1e-5) -> Float[Tensor, "... c"]:
+    """``y = w ⊙ (x − mean x) / √(var x + eps) + b``, mean and biased variance over the last axis.
+
+    Shape: x ``[..., c]``, returns ``[..., c]``.
+
+    Raises:
+        ShapeError: the last dim of ``x`` is not the one that the parameters were made for.
+
+    Reference: Ba, Kiros & Hinton 2016, Layer Normalization, eq. 4.
+    """
+    weight = params["weight"]
+    if x.shape[-1:] != weight.shape:
+        fail(ShapeError, "layer_norm: input", got=f"[..., {x.shape[-1]}]", expected=f"[..., {weight.shape[0]}]")
+    return F.layer_norm(x, weight.shape, weight, params["bias"], eps)

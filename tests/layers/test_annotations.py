@@ -1,0 +1,68 @@
+"""The jaxtyping annotations are true: checked here at run time, free for users, for whom they are never imported."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+from tensordict import TensorDict
+
+from funcrec.core.groups import Group
+from funcrec.core.ragged import Ragged
+from funcrec.core.random import key
+from funcrec.layers.batch_norm import init_batch_norm
+from funcrec.layers.cross import init_cross
+from funcrec.layers.cross_v2 import init_cross_v2
+from funcrec.layers.dice import init_dice
+from funcrec.layers.linear import init_linear
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.layers.norm import init_layer_norm
+from tests.layers.cases import noise
+
+X2, X3 = noise(1, 5, 3), noise(1, 5, 4, 3)
+CONFIG = MLPConfig(hidden_units=(4, 2))
+GROUP = Group.of("g", ["a", "b", "c", "d"], 3)
+EMB = TensorDict({"g": X3}, batch_size=[5])
+P64 = torch.float64
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "linear.linear": (init_linear(key(0), 3, 2, dtype=P64), X3),
+    "norm.layer_norm": (init_layer_norm(3, dtype=P64), X3),
+    "batch_norm.batch_norm": (lambda p, s: (p, X3, s))(*init_batch_norm(3, dtype=P64)),
+    "dice.dice": (lambda p, s: (p, X3, s))(*init_dice(key(0), 3, P64)),
+    "mlp.mlp": (lambda p, s: (p, X3, s, CONFIG))(*init_mlp(key(0), 3, CONFIG, P64)),
+    "mlp.mlp_hidden": (lambda p, s: (p, X3, s, CONFIG))(*init_mlp(key(0), 3, CONFIG, P64)),
+    "pooling.pool_padded": (X3, torch.ones(5, 4, dtype=torch.bool)),
+    "pooling.pool_ragged": (Ragged(X2, torch.tensor([0, 2, 5])),),
+    "fm.fm": (X3,),
+    "dot.dot_interaction": (X3,),
+    "cross.cross": (init_cross(key(0), 3, 2, dtype=P64), X2),
+    "cross_v2.cross_v2": (init_cross_v2(key(0), 3, 2, 2, dtype=P64), X2),
+    "group.group_vector": (GROUP, EMB, EMB),
+    "group.group_stack": (GROUP, EMB),
+}
+
+
+def checked(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The layer with its annotations enforced; their names exist for type checkers only, so they are lent here."""
+    module_name, function = path.split(".")
+    module = importlib.import_module(f"funcrec.layers.{module_name}")
+    for name in ("Float", "Bool"):
+        assert not hasattr(module, name)
+        monkeypatch.setattr(module, name, getattr(jaxtyping, name), raising=False)
+    return jaxtyping.jaxtyped(getattr(module, function), typechecker=beartype)
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_annotations_hold(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(path, monkeypatch)(*CALLS[path])
+
+
+@pytest.mark.parametrize("path", ["fm.fm", "dot.dot_interaction"])
+def test_the_check_would_see_a_wrong_rank(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(path, monkeypatch)(X2)
