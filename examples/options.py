@@ -121,6 +121,7 @@ FRAPPE: dict[str, Any] = {
     "max_norm": 10.0,
     "patience": 2,
     "reduce": 0.1,
+    "compile": True,
 }
 BY_DATA: dict[str, dict[str, Any]] = {
     "synthetic": {"epochs": 4, "hidden": (128, 64), "learning_rate": 2e-3},
@@ -128,8 +129,8 @@ BY_DATA: dict[str, dict[str, Any]] = {
     "adult": {"epochs": 20, "batch_size": 512, "dropout": 0.2, "hidden": (128, 64), "tables": "dense", "l2": 1e-4},
 }
 BY_DATA_AND_MODEL: dict[tuple[str, str], dict[str, Any]] = {
-    ("frappe", "lr"): {"l2": 1e-5},
-    ("frappe", "fm"): {"l2": 5e-6},
+    ("frappe", "lr"): {"l2": 1e-5, "compile": False},
+    ("frappe", "fm"): {"l2": 5e-6, "compile": False},
     ("frappe", "deepfm"): {"l2": 0.05, "dropout": 0.2},
     ("frappe", "dcn_v2"): {"l2": 0.05, "dropout": 0.4},
     ("frappe", "dlrm"): {"l2": 0.1, "dropout": 0.4},

@@ -68,4 +68,4 @@ def stack(trees: Sequence[TensorDict]) -> TensorDict:
         if paths(t) != names:
             odd = sorted(set(names) ^ set(paths(t)))
             fail(FuncrecError, f"stack: tree {i} differs from tree 0", got=odd, fix="stack trees of one structure")
-    return cast(TensorDict, torch.stack(cast(list, list(trees))))
+    return cast(TensorDict, torch.stack(list(trees)))

@@ -113,7 +113,7 @@ def make_step(
         key = fold_in(ts.key, ts.step.to(ts.key.device))
         loss_scale = ts.loss_scale.get("scale", torch.ones(())).to(ts.key.device)
         total, state = 0.0, ts.state
-        d_params: Sequence[Tensor] = ()
+        d_params: tuple[Tensor, ...] | list[Tensor] = []
         d_tables = []
         for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
             micro_key = key if len(batches) == 1 else fold_in(key, i)
