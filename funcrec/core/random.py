@@ -60,10 +60,10 @@ def key(seed: int, device: torch.device | str | None = None) -> Tensor:
 
 
 def _name_number(name: str) -> int:
-    """FNV-1a of the name: stable across processes, unlike ``hash``, and traceable, unlike ``hashlib``."""
+    """FNV-1a of the name's characters: stable across processes, unlike ``hash``; traceable, unlike ``hashlib``."""
     h = 0xCBF29CE484222325
-    for byte in name.encode():
-        h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    for character in name:
+        h = ((h ^ ord(character)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
     return (h ^ (h >> 62)) & _KEY_BITS
 
 
