@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,12 @@ from funcrec.losses import bce
 from funcrec.optim import rowwise
 from funcrec.train import Step, make_step
 
-RECIPES = {"criteo": criteo, "avazu": avazu, "frappe": frappe, "adult": adult}
+RECIPES = {
+    "criteo": criteo,
+    "avazu": avazu,
+    "frappe": frappe,
+    "adult": lambda: adult(quantiles=200, dense=True),
+}
 FORMATS = {"csv": Csv(), "tsv": Csv(delimiter="\t"), "parquet": Parquet(), "libsvm": Libsvm()}
 # What a checkpoint need not share with the run that resumes it: where things are, and how long to go on.
 FREE = {"train_path", "valid_path", "test_path", "schema", "out", "resume", "evaluate", "checkpoint_steps", "epochs"}
@@ -107,6 +112,14 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
         splits["train"], splits["valid"] = train.split_tail(o.valid_tail)
     bad = {split: b.count for split, b in skipped.items() if b.count}
     return Data(splits, schema.fields(vocabularies), schema, vocabularies, {}, bad)
+
+
+def with_batch_size(o: Options, data: Data) -> Options:
+    """Unless a batch size was given: 4096, or fewer rows so that an epoch has at least 64 steps."""
+    train = data.splits["train"]
+    if o.batch_size is not None or not isinstance(train, InMemory):
+        return o if o.batch_size is not None else replace(o, batch_size=4096)
+    return replace(o, batch_size=min(4096, 1 << max(5, (len(train) // 64).bit_length() - 1)))
 
 
 def build_model(o: Options, fields: Fields) -> Model:

@@ -51,7 +51,7 @@ class Options:
     epochs: int | None = None
     """Passes over the training rows."""
     batch_size: int | None = None
-    """Rows per batch."""
+    """Rows per batch; fewer than 4096 for small data."""
     accumulate: int = 1
     """Batches per step: gradients are summed, for tables as well."""
     embedding_dim: int | None = None
@@ -95,7 +95,6 @@ class Options:
 
 COMMON: dict[str, Any] = {
     "epochs": 5,
-    "batch_size": 4096,
     "embedding_dim": 16,
     "hidden": (256, 128, 64),
     "dropout": 0.0,
@@ -112,6 +111,7 @@ COMMON: dict[str, Any] = {
 # The published settings of BARS for Frappe_x1, and what differs by model.
 FRAPPE: dict[str, Any] = {
     "epochs": 100,
+    "batch_size": 4096,
     "embedding_dim": 10,
     "hidden": (400, 400, 400),
     "batch_norm": True,
@@ -126,7 +126,7 @@ FRAPPE: dict[str, Any] = {
 BY_DATA: dict[str, dict[str, Any]] = {
     "synthetic": {"epochs": 4, "hidden": (128, 64), "learning_rate": 2e-3},
     "frappe": FRAPPE,
-    "adult": {"epochs": 20, "batch_size": 512, "dropout": 0.2, "hidden": (128, 64), "tables": "dense", "l2": 1e-4},
+    "adult": {"epochs": 20, "dropout": 0.2, "hidden": (128, 64), "tables": "dense", "l2": 1e-4},
 }
 BY_DATA_AND_MODEL: dict[tuple[str, str], dict[str, Any]] = {
     ("frappe", "lr"): {"l2": 1e-5, "compile": False},

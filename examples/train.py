@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from funcrec import metrics
 from funcrec.core import tree
-from funcrec.core.errors import CheckpointError, ConfigError, FuncrecError, fail
+from funcrec.core.errors import CheckpointError, ConfigError, DataError, FuncrecError, fail
 from funcrec.core.random import key
 from funcrec.data import Schema, Vocabularies
 from funcrec.train import FitConfig, Run, Step, best_of, checkpoint, evaluate, fit
@@ -34,6 +34,7 @@ def main(given: Options) -> dict[str, Any]:
     o = completed(given)
     started = time.perf_counter()
     data = experiment.read(o)
+    o = experiment.with_batch_size(o, data)
     step = experiment.build(o, data.fields)
     about = experiment.describe(o, data)
     checkpoints = o.out / "checkpoints"
@@ -150,5 +151,6 @@ if __name__ == "__main__":
     try:
         print(json.dumps(main(tyro.cli(Options, description=Options.__doc__))))
     except FuncrecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = " (--max-bad-rows N skips and counts bad rows)" if isinstance(error, DataError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         sys.exit(1)

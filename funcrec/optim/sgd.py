@@ -68,7 +68,7 @@ def sgd(
             dampening=dampening,
             nesterov=nesterov,
             maximize=False,
-            is_first_step=k == 0,
+            is_first_step=k == 0 and momentum > 0.0,
         )
 
     return from_rule(learning_rate, slots, direction, kernel, "_fused_sgd_")
