@@ -124,7 +124,7 @@ FRAPPE: dict[str, Any] = {
     "compile": True,
 }
 BY_DATA: dict[str, dict[str, Any]] = {
-    "synthetic": {"epochs": 4, "hidden": (128, 64), "learning_rate": 2e-3},
+    "synthetic": {"epochs": 6, "hidden": (128, 64), "learning_rate": 4e-3},
     "frappe": FRAPPE,
     "adult": {"epochs": 20, "dropout": 0.2, "hidden": (128, 64), "tables": "dense", "l2": 1e-4},
 }

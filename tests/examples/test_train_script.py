@@ -221,3 +221,9 @@ def test_errors_reach_the_shell_as_one_line_and_an_exit_code(files, tmp_path):
     assert out.stderr.startswith("error: ")
     assert "none.csv" in out.stderr
     assert "Traceback" not in out.stderr
+
+
+def test_quickstart_runs(tmp_path):
+    script = SCRIPT.with_name("quickstart.py")
+    out = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "logits of five models: (5, 10000, 1)" in out.stdout
