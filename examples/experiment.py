@@ -171,7 +171,7 @@ def _store(o: Options, model: Model, fields: Fields) -> Store:
         return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)
     if o.l2:
         fail(ConfigError, "--l2", got=f"{o.l2} with --tables {o.tables}", fix="a penalty on whole tables needs dense")
-    return rowwise_store(spec, getattr(rowwise, o.tables)(rate))
+    return rowwise_store(spec, getattr(rowwise, o.tables)(rate), compile=bool(o.compile))
 
 
 def build(o: Options, fields: Fields) -> Step:

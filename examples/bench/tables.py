@@ -54,8 +54,8 @@ def compare(o: Options, name: str) -> dict[str, float]:
         tables=tuple(Table(name=n, rows=o.rows, dim=o.dim, init=Uniform(-0.01, 0.01)) for n in names),
         groups=(EmbeddingGroup(name="g", lookups=tuple(Lookup(feature=n, table=n) for n in names)),),
     )
-    store = rowwise_store(spec, rule)
-    tables = store.init(key(0))
+    stores = {"eager": rowwise_store(spec, rule), "compiled": rowwise_store(spec, rule, compile=True)}
+    tables = {label: store.init(key(0)) for label, store in stores.items()}
     theirs = SplitTableBatchedEmbeddingBagsCodegen(
         [(o.rows, o.dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * o.tables,
         optimizer=theirs_optimizer,
@@ -63,28 +63,29 @@ def compare(o: Options, name: str) -> dict[str, float]:
         eps=1e-8,
     )
     for n, w in zip(names, theirs.split_embedding_weights(), strict=True):
-        w.data.copy_(spec.table(tables["weights"], n))
+        w.data.copy_(spec.table(tables["eager"]["weights"], n))
     ids = {n: randint(fold_in(key(1), n), o.batch, 0, o.rows) for n in names}
     flat, offsets = torch.cat(list(ids.values())), torch.arange(o.tables * o.batch + 1)
     d = normal(key(2), (o.batch, o.tables, o.dim), std=1e-3)
 
-    def ours_step() -> None:
-        nonlocal tables
-        emb, touched = store.lookup(tables, ids)
-        tables = store.update(tables, touched, emb.replace({"g": d}))
+    def ours(label: str) -> None:
+        emb, touched = stores[label].lookup(tables[label], ids)
+        tables[label] = stores[label].update(tables[label], touched, emb.replace({"g": d}))
 
-    def theirs_step() -> None:
+    def fbgemm() -> None:
         theirs(flat, offsets).backward(d.flatten(1))
 
-    emb, _ = store.lookup(tables, ids)
+    emb, _ = stores["eager"].lookup(tables["eager"], ids)
     torch.testing.assert_close(emb["g"].flatten(1), theirs(flat, offsets).detach(), rtol=1e-6, atol=1e-6)
     for _ in range(3):
-        ours_step()
-        theirs_step()
-    for n, w in zip(names, theirs.split_embedding_weights(), strict=True):
-        torch.testing.assert_close(spec.table(tables["weights"], n), w, rtol=1e-5, atol=1e-6)
-    ms = machine.side_by_side({"funcrec": ours_step, "fbgemm": theirs_step}, repeats=o.repeats)
-    return {**ms, "speedup": ms["fbgemm"] / ms["funcrec"]}
+        for label in stores:
+            ours(label)
+        fbgemm()
+    for label in stores:
+        for n, w in zip(names, theirs.split_embedding_weights(), strict=True):
+            torch.testing.assert_close(spec.table(tables[label]["weights"], n), w, rtol=1e-5, atol=1e-6)
+    candidates = {"eager": lambda: ours("eager"), "compiled": lambda: ours("compiled"), "fbgemm": fbgemm}
+    return machine.side_by_side(candidates, repeats=o.repeats)
 
 
 if __name__ == "__main__":
@@ -95,7 +96,7 @@ if __name__ == "__main__":
     )
     results = {name: compare(options, name) for name in RULES}
     for name, r in results.items():
-        print(
-            f"{name:16s} funcrec {r['funcrec']:7.2f} ms   fbgemm {r['fbgemm']:7.2f} ms   speed-up {r['speedup']:.2f}x"
-        )
+        for label in ("eager", "compiled"):
+            ratio = r["fbgemm"] / r[label]
+            print(f"{name:16s} {label:8s} {r[label]:7.2f} ms   fbgemm {r['fbgemm']:7.2f} ms   speed-up {ratio:.2f}x")
     print(json.dumps(results))

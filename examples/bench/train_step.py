@@ -86,9 +86,8 @@ def batch_of(o: Options) -> Batch:
 
 def make(name: str, o: Options, **options: Any) -> Step:
     model = MODELS[name]()
-    store = rowwise_store(
-        spec_for(model.groups, dict.fromkeys(IDS, o.rows), private=("wide",)), rowwise.rowwise_adagrad(0.01)
-    )
+    spec = spec_for(model.groups, dict.fromkeys(IDS, o.rows), private=("wide",))
+    store = rowwise_store(spec, rowwise.rowwise_adagrad(0.01), compile=options.get("compile", False))
     return make_step(model, store, optim.adam(1e-3), bce, **options)
 
 

@@ -114,12 +114,12 @@ def _stack_values(weight: Tensor, touched: StackTouched) -> Tensor:
     if touched.single is not None:
         # index_select: ten times faster than weight[rows] on CPU
         rows = touched.single
-        parts.append(weight.index_select(0, rows.reshape(-1)).reshape(b, rows.shape[1], -1))
+        parts.append(weight.index_select(0, rows.reshape(-1)).reshape(b, *rows.shape[1:], weight.shape[1]))
     if touched.bagged is not None:
         rows, segments, factors = touched.bagged
         bags = len(touched.order) - (0 if touched.single is None else touched.single.shape[1])
         weighted = weight.index_select(0, rows) * factors.to(weight.dtype).unsqueeze(-1)
-        parts.append(segment_sum(weighted, segments, bags * b).reshape(bags, b, -1).transpose(0, 1))
+        parts.append(segment_sum(weighted, segments, bags * b).reshape(bags, b, weight.shape[1]).transpose(0, 1))
     values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if touched.order != tuple(range(len(touched.order))):
         values = values.index_select(1, torch.tensor(touched.order, device=values.device))

@@ -25,11 +25,23 @@ Gradient = dict[str, RowGrad]
 
 
 def sum_duplicates(g: RowGrad) -> RowGrad:
-    """Each row once, ascending, with the sum of its gradients; deterministic."""
-    if g.rows is None:
+    """Each row once, ascending, with the sum of its gradients; deterministic.
+
+    One sort, then the first occurrence of each row is gathered and only the further ones are added: ids of large tables
+    seldom repeat within a batch, and a gather is several times as fast as a scattered addition.
+    """
+    if g.rows is None or g.rows.numel() == 0:
         return g
-    rows, inverse = torch.unique(g.rows, return_inverse=True)
-    values = g.values.new_zeros(rows.numel(), g.values.shape[1]).index_add_(0, inverse, g.values)
+    ordered, order = torch.sort(g.rows, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+    starts = first.nonzero().squeeze(1)
+    rows = ordered.index_select(0, starts)
+    values = g.values.index_select(0, order.index_select(0, starts))
+    repeats = first.logical_not_().nonzero().squeeze(1)
+    if repeats.numel():
+        owner = torch.searchsorted(starts, repeats, right=True) - 1
+        values.index_add_(0, owner, g.values.index_select(0, order.index_select(0, repeats)))
     return RowGrad(rows, values)
 
 

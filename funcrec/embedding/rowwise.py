@@ -18,13 +18,30 @@ from funcrec.optim import as_schedule
 from funcrec.optim.rowwise import RowRule
 
 
-def rowwise_store(spec: EmbeddingSpec, rule: RowRule) -> Store:
-    """A store with the row rule of ``funcrec.optim.rowwise``: sgd, adagrad, rowwise_adagrad, adam, ….
+@torch.no_grad()
+def _write_rows(
+    rule: RowRule, weight: Tensor, slots: dict[str, Tensor], rows: Tensor, values: Tensor, step: Tensor, lr: Tensor
+) -> None:
+    """One step of these rows, written into ``weight`` and ``slots``."""
+    precision = torch.promote_types(weight.dtype, torch.float32)
+    w = weight.index_select(0, rows).to(precision)
+    old = {name: slot.index_select(0, rows) for name, slot in slots.items()}
+    w, new = rule.update(w, values.to(precision), old, step, lr)  # type: ignore[arg-type]  # numbers as scalar tensors
+    weight.index_copy_(0, rows, w.to(weight.dtype))
+    for name, slot in new.items():
+        slots[name].index_copy_(0, rows, slot)
+
+
+def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) -> Store:
+    """A store with a row rule of ``funcrec.optim.rowwise``: sgd, adagrad, rowwise_adagrad, adam, ….
 
     Tables in half precision are updated in float32 and rounded once.
-    """
 
+    Args:
+        compile: ``torch.compile`` the update of the gathered rows, once per stack of tables.
+    """
     schedule = as_schedule(rule.learning_rate)
+    compiled = torch.compile(_write_rows) if compile else _write_rows
 
     def init(key: Tensor) -> Tables:
         weights = init_weights(spec, key)
@@ -55,21 +72,20 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule) -> Store:
         del tables  # a row rule's weight decay touches only the batch's rows, and belongs to the rule
         return g
 
-    @torch.no_grad()
     def apply(tables: Tables, g: Gradient) -> Tables:
         taken = int(tables["step"])
-        lr = schedule(taken) * float(tables["scale"])
+        # As tensors: a changing Python number would be compiled anew.
+        lr = torch.tensor(schedule(taken) * float(tables["scale"]), dtype=torch.float64)
+        step = tables["step"] + 1
         for name, (rows, values) in g.items():
             weight, slots = tables["weights"][name], tables["slots"][name]
             if rows is None:
                 rows = torch.arange(weight.shape[0], device=weight.device)
-            precision = torch.promote_types(weight.dtype, torch.float32)
-            w = weight.index_select(0, rows).to(precision)
-            old = {k: v.index_select(0, rows) for k, v in slots.items()}
-            w, new = rule.update(w, values.to(precision), old, taken + 1, lr)
-            weight.index_copy_(0, rows, w.to(weight.dtype))
-            for k, v in new.items():
-                slots[k].index_copy_(0, rows, v)
-        return {**tables, "step": tables["step"] + 1}
+            write = compiled if rows.numel() > 1 else _write_rows  # torch.compile would specialize on 0 and 1 rows
+            if compile:
+                torch._dynamo.maybe_mark_dynamic(rows, 0)
+                torch._dynamo.maybe_mark_dynamic(values, 0)
+            write(rule, weight, slots, rows, values, step, lr)
+        return {**tables, "step": step}
 
     return Store(init, lookup, gradient, regularize, apply, spec)

@@ -142,7 +142,7 @@ def one_table(rows, dim, dtype=torch.float32):
 
 
 def one_step(store, tables, ids, value):
-    emb, touched = store.lookup(tables, {"f": torch.tensor(ids)})
+    emb, touched = store.lookup(tables, {"f": torch.tensor(ids, dtype=torch.int64)})
     return store.update(tables, touched, emb.float().apply(lambda x: torch.full_like(x, value)))
 
 
@@ -175,3 +175,18 @@ def test_schedule_and_scale_reach_the_rows():
         tables = one_step(store, tables, [0], 1.0)
     moved = start - tables["weights"]["dim1"]
     torch.testing.assert_close(moved, torch.tensor([[1.0 + 0.5 + 0.25 / 3], [0.0]]))
+
+
+def test_a_compiled_update_is_the_eager_one_for_any_number_of_rows():
+    batches = [[0, 3, 3, 1], [2], [], [1, 0, 1, 0, 3, 2, 2]]
+    for name in ("rowwise_adagrad", "adam"):
+        results = []
+        for compile in (False, True):
+            store = rowwise_store(one_table(4, 3), ALL_RULES[name], compile=compile)
+            tables = store.init(key(0))
+            for i, ids in enumerate(batches):
+                tables = optim.set_scale(tables, 1.0 / (1 + i))
+                tables = one_step(store, tables, ids, 0.5)
+            results.append(tables)
+        torch.testing.assert_close(results[0]["weights"]["dim3"], results[1]["weights"]["dim3"])
+        torch.testing.assert_close(results[0]["slots"], results[1]["slots"])
