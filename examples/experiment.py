@@ -50,7 +50,7 @@ RECIPES = {
 FORMATS = {"csv": Csv(), "tsv": Csv(delimiter="\t"), "parquet": Parquet(), "libsvm": Libsvm()}
 # What a checkpoint need not share with the run that resumes it: where things are, and how long to go on.
 FREE = {"train_path", "valid_path", "test_path", "schema", "out", "resume", "evaluate", "checkpoint_steps", "epochs"}
-FREE |= {"patience", "tensorboard", "progress", "max_bad_rows"}
+FREE |= {"patience", "tensorboard", "progress", "max_bad_rows", "device"}
 
 
 class Data(NamedTuple):

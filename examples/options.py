@@ -83,10 +83,12 @@ class Options:
     """Stop after this many epochs without a better validation AUC."""
     reduce: float | None = None
     """Factor on the learning rate after an epoch without a better validation AUC."""
+    device: str = "auto"
+    """cpu, cuda, or auto: the GPU where there is one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of the model; weights and tables stay in float32."""
     compile: bool | None = None
-    """torch.compile the gradient (half a minute at the start, faster steps after)."""
+    """torch.compile the gradient and the row update (half a minute at the start, faster steps after)."""
     tensorboard: bool = True
     """Write TensorBoard scalars under --out."""
     progress: bool = True

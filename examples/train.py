@@ -13,6 +13,7 @@ from typing import Any
 
 import experiment
 import report
+import torch
 import tyro
 from options import Options, completed
 from tqdm import tqdm
@@ -44,15 +45,14 @@ def main(given: Options) -> dict[str, Any]:
     elif checkpoints.exists() and any(checkpoints.iterdir()):
         fail(ConfigError, f"{o.out} already holds a run", fix="continue it with --resume, or choose another --out")
     else:
-        run = Run(step.init(key(o.seed)))
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if o.device == "auto" else o.device
+        run = Run(step.init(key(o.seed, device)))
     parameters = tree.count(run.train.params) + step.store.spec.parameters
     rows = {name: len(d) for name, d in data.splits.items() if hasattr(d, "__len__")}
     print(f"{o.model} on {o.data}: {parameters:,} parameters; rows {rows}; bad rows skipped {data.bad_rows or 0}")
 
     o.out.mkdir(parents=True, exist_ok=True)
-    prepared = time.perf_counter()
-    run, trained_rows = train(o, run, step, data, about)
-    train_seconds = time.perf_counter() - prepared
+    run, rate = train(o, run, step, data, about)
     best = best_of(run)
     results = {name: evaluate(step, best, d, METRICS) for name, d in data.splits.items()}
     last = next(d for name, d in reversed(data.splits.items()))
@@ -70,19 +70,23 @@ def main(given: Options) -> dict[str, Any]:
         "parameters": parameters,
         "epochs": run.epoch,
         "seconds": round(time.perf_counter() - started, 2),
-        "rows_per_second": round(trained_rows / train_seconds) if trained_rows else None,
+        "rows_per_second": rate,
         **results,
     }
 
 
-def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[str, Any]) -> tuple[Run, int]:
-    """Run ``fit`` to its end: progress bar, losses, TensorBoard, checkpoints. Returns the run and the rows it saw."""
+def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[str, Any]) -> tuple[Run, int | None]:
+    """Run ``fit`` to its end: progress bar, losses, TensorBoard, checkpoints.
+
+    Returns the run and the rows per second of its training steps: reading and compiling counted, validation and
+    checkpoints not.
+    """
     config = FitConfig(
         batch_size=o.batch_size, epochs=o.epochs, patience=o.patience, reduce=o.reduce, accumulate=o.accumulate
     )
     if finished(run, config):
         print("nothing left to train")
-        return run, 0
+        return run, None
 
     def save(run: Run) -> None:
         checkpoint.save(o.out / "checkpoints", run, about, beside=data.vocabularies.save)
@@ -94,7 +98,7 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(o.out / "tensorboard"), purge_step=int(run.train.step) or None)
-    seen = 0
+    seen, seconds, mark = 0, 0.0, time.perf_counter()
     with (
         report.LossFile(o.out / "losses.csv", int(run.train.step)) as losses,
         writer,
@@ -105,7 +109,7 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
         for r in fit(run, step, train_data, config, valid=data.splits.get("valid"), metrics=METRICS):
             run, at = r.run, int(r.run.train.step)
             if r.metrics is None:
-                seen += r.rows
+                seen, seconds = seen + r.rows, seconds + time.perf_counter() - mark
                 losses.add(at, r.loss)
                 bar.update(r.rows)
                 bar.set_postfix(loss=f"{r.loss:.4f}", refresh=False)
@@ -113,6 +117,7 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
                     report.scalars(writer, at, {"loss": r.loss}, "train")
                 if o.checkpoint_steps and at % o.checkpoint_steps == 0:
                     save(run)
+                mark = time.perf_counter()
                 continue
             save(run)
             measured = {name: value for name, value in r.metrics.items() if name != "epoch"}
@@ -122,9 +127,10 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
             if not finished(run, config):
                 bar.reset(total)
                 bar.set_description(f"epoch {run.epoch + 1}/{o.epochs}")
+            mark = time.perf_counter()
     if run.best is not None:
         print(f"best epoch {run.best['epoch'] + 1}, validation AUC {run.best['metric']:.5f}")
-    return run, seen
+    return run, round(seen / seconds) if seen else None
 
 
 def evaluate_checkpoint(given: Options) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class InMemory:
         return self._batches(batch_size, key, range(start, total))
 
     def _batches(self, size: int, key: Tensor | None, numbers: range) -> Iterator[Batch]:
-        device = self.rows.features.device
-        order = None if key is None else permutation(key if device is None else key.to(device), len(self))
+        device = self.rows.features.device or "cpu"  # rows that were never moved
+        order = None if key is None else permutation(key.to(device), len(self))
         for number in numbers:
             first, last = number * size, min((number + 1) * size, len(self))
             yield cut(self.rows, first, last) if order is None else select(self.rows, order[first:last])

@@ -69,7 +69,7 @@ class Stream:
             ConfigError: a batch size below 1, or a start beyond the pass.
         """
         check_pass(batch_size, start)
-        made = self._batches(batch_size, key, start, drop_last)
+        made = self._batches(batch_size, None if key is None else key.cpu(), start, drop_last)
         return made if self.workers == 0 else prefetch(made, _AHEAD)
 
     def _batches(self, size: int, key: Tensor | None, start: int, drop_last: bool) -> Generator[Batch]:

@@ -167,7 +167,8 @@ def load(path: str | Path, about: Mapping[str, Any] | None = None) -> tuple[Run,
                 f"checkpoint {path} is of another config; fields (saved -> wanted): {'; '.join(differing[:20])}",
                 fix="resume with the saved options, or start a new run directory",
             )
-    saved = torch.load(path / "run.pt", weights_only=True)
+    # Tensors return to the devices they were saved from, or to the CPU where there is no GPU.
+    saved = torch.load(path / "run.pt", weights_only=True, map_location=None if torch.cuda.is_available() else "cpu")
     t, best = saved["train"], saved["best"]
     for entry in (t, *([best] if best else [])):
         for name in ("params", "state", "weights"):

@@ -106,7 +106,7 @@ def evaluate(
     """The metrics of a model on a data set; each sees probabilities, labels and sample weights."""
     states = {name: m.init() for name, m in metrics.items()}
     for batch, logits in predict(step, ts, data, batch_size):
-        p, f = probabilities(logits), batch.features
+        p, f = probabilities(logits), batch.features.to(logits.device)
         for name, m in metrics.items():
             states[name] = m.update(states[name], p, f["label"], f.get("weight", None))
     return {name: float(m.compute(states[name])) for name, m in metrics.items()}

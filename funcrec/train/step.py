@@ -61,6 +61,8 @@ def make_step(
 ) -> Step:
     """Make the step ``lookup -> gradient -> clip -> update`` over dense weights and tables alike.
 
+    Everything lives on the device of the key given to ``init``; batches are moved there.
+
     Args:
         precision: autocast of model and loss; weights, tables and optimizers stay in float32.
         max_norm: clips the global norm of *all* gradients together, those of the touched rows (row-wise store) or of
@@ -95,7 +97,12 @@ def make_step(
             loss_scale=init_loss_scale(precision),
         )
 
+    def on_device(ts: TrainState, batch: Batch) -> Batch:
+        device = ts.key.device
+        return batch if batch.features["label"].device == device else batch.to(device, non_blocking=True)
+
     def gradients(ts: TrainState, batch: Batch, key: Tensor, state: TensorDict, loss_scale: Tensor):
+        batch = on_device(ts, batch)
         emb, touched = store.lookup(ts.tables, batch.ids)
         whole = compile_rows is None or len(batch) == compile_rows
         differentiate = compiled if whole else eager
@@ -149,6 +156,7 @@ def make_step(
 
     @torch.no_grad()
     def predict(ts: TrainState, batch: Batch) -> Tensor:
+        batch = on_device(ts, batch)
         emb, _ = store.lookup(ts.tables, batch.ids)
         with autocast(precision, batch.features["label"].device):
             return model.apply(ts.params, emb, batch.features, ts.state)[0]
