@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from funcrec.core.errors import ConfigError, fail
+
 Data = Literal["synthetic", "csv", "tsv", "parquet", "libsvm", "criteo", "avazu", "frappe", "adult"]
 ModelName = Literal["lr", "fm", "deepfm", "dlrm", "dcn_v2"]
 Tables = Literal["dense", "sgd", "adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam", "lamb"]
@@ -139,8 +141,24 @@ BY_DATA_AND_MODEL: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# Options of parts that a model does not have: giving one is an error, not a wish that is ignored.
+NO_MLP = ("hidden", "dropout", "batch_norm")
+NO_CROSS = ("cross_layers", "low_rank")
+NOT_OF: dict[str, tuple[str, ...]] = {
+    "lr": ("embedding_dim", *NO_MLP, *NO_CROSS),
+    "fm": (*NO_MLP, *NO_CROSS),
+    "deepfm": NO_CROSS,
+    "dlrm": NO_CROSS,
+    "dcn_v2": (),
+}
+
+
 def completed(options: Options) -> Options:
     """The options with every None replaced by the data set's setting (``max_norm`` and the like may stay None)."""
+    for name in NOT_OF[options.model]:
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            fail(ConfigError, f"{flag}: {options.model} has no such part", fix="leave it out, or choose another model")
     settings = COMMON | BY_DATA.get(options.data, {}) | BY_DATA_AND_MODEL.get((options.data, options.model), {})
     given = {name: value for name, value in settings.items() if getattr(options, name) is None}
     return replace(options, **given)

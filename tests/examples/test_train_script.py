@@ -21,7 +21,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 import train  # noqa: E402
 from options import Options  # noqa: E402
 
-QUIET = {"tensorboard": False, "progress": False, "epochs": 2, "batch_size": 256, "hidden": (16,)}
+QUIET = {"tensorboard": False, "progress": False, "epochs": 2, "batch_size": 256}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def options(files, out, **changes):
         "valid_path": (files["valid"],),
         "out": out,
     }
-    return Options(**(QUIET | given | changes))
+    small = {} if changes.get("model") in ("lr", "fm") else {"hidden": (16,)}
+    return Options(**(QUIET | small | given | changes))
 
 
 @pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "dlrm", "dcn_v2"])
@@ -155,6 +156,8 @@ def test_other_bad_input_is_named(files, tmp_path):
         ({"schema": tmp_path / "none.json"}, ConfigError, "no file"),
         ({"l2": 0.1, "tables": "adam"}, ConfigError, "needs dense"),
         ({"valid_tail": 0.2}, ConfigError, "valid-tail"),
+        ({"model": "lr", "dropout": 0.1}, ConfigError, "--dropout: lr has no such part"),
+        ({"cross_layers": 2}, ConfigError, "--cross-layers: deepfm has no such part"),
     ]
     for changes, error, pattern in cases:
         with pytest.raises(error, match=pattern):
