@@ -114,6 +114,14 @@ def test_every_input_bit_of_a_key_matters():
         assert 0.4 < float(flipped) < 0.6, f"key bit {bit}"
 
 
+@pytest.mark.parametrize("flip", [1, 1 << 7, 1 << 32, 1 << 40])
+def test_keys_that_share_one_half_do_not_share_an_orbit(flip):
+    """Keyed by one half at a time, the words of one key would be those of the other in another order."""
+    k = random.key(6)
+    words = torch.cat([random.bits(k, (4096,)), random.bits(k ^ flip, (4096,))])
+    assert words.unique().numel() > 8192 - 64
+
+
 def test_a_long_draw_continues_a_short_one(monkeypatch):
     k = random.key(4)
     whole = random.uniform(k, 1000)
