@@ -82,10 +82,11 @@ def _stacked_rows(stack: Stack, ids: Ids, batch: int) -> StackTouched:
     order = tuple([*single, *bagged].index(lk) for lk in stack.lookups)
     matrix = bags = None
     if single:
-        columns = torch.stack([ids[lk.feature] for lk in single], dim=1).long()  # type: ignore[misc]
+        columns = torch.stack([ids[lk.feature] for lk in single], dim=1)  # type: ignore[misc]
         sizes = torch.tensor([rows_of[lk.table] for lk in single], device=columns.device)
         _check_range(stack, single, columns, sizes)
-        matrix = columns + torch.tensor([stack.offsets[lk.table] for lk in single], device=columns.device)
+        starts = torch.tensor([stack.offsets[lk.table] for lk in single], device=columns.device)
+        matrix = (columns + starts).to(stack.index_dtype)
     if bagged:
         values, segments, factors, of = [], [], [], []
         for f, lk in enumerate(bagged):
@@ -104,7 +105,7 @@ def _stacked_rows(stack: Stack, ids: Ids, batch: int) -> StackTouched:
         sizes = torch.tensor([rows_of[lk.table] for lk in bagged], device=ids_cat.device)
         _check_range(stack, bagged, ids_cat, sizes[of_cat], of_cat)
         starts = torch.tensor([stack.offsets[lk.table] for lk in bagged], device=ids_cat.device)
-        bags = (ids_cat + starts[of_cat], torch.cat(segments), torch.cat(factors))
+        bags = ((ids_cat + starts[of_cat]).to(stack.index_dtype), torch.cat(segments), torch.cat(factors))
     return StackTouched(matrix, bags, order, batch)
 
 

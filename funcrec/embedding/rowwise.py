@@ -79,8 +79,7 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) 
         step = tables["step"] + 1
         for name, (rows, values) in g.items():
             weight, slots = tables["weights"][name], tables["slots"][name]
-            if rows is None:
-                rows = torch.arange(weight.shape[0], device=weight.device)
+            rows = torch.arange(weight.shape[0], device=weight.device) if rows is None else rows.long()
             write = compiled if rows.numel() > 1 else _write_rows  # torch.compile would specialize on 0 and 1 rows
             if compile:
                 torch._dynamo.maybe_mark_dynamic(rows, 0)

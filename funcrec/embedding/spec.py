@@ -81,6 +81,11 @@ class Stack:
     def rows(self) -> int:
         return sum(t.rows for t in self.tables)
 
+    @property
+    def index_dtype(self) -> torch.dtype:
+        """Of row numbers: int32 where they fit, which sorts and gathers faster."""
+        return torch.int32 if self.rows < 2**31 else torch.int64
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingSpec:
