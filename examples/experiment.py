@@ -77,8 +77,26 @@ def _recipe(o: Options, learnt: Schema | None) -> Recipe:
     return Recipe(Schema.from_json(o.schema.read_text()), FORMATS[o.data])
 
 
+def _check_unused(o: Options) -> None:
+    """Raise on options that this kind of data would ignore: a forgotten --data must not train on something else."""
+    paths = ("train_path", "valid_path", "test_path")
+    unused: tuple[str, ...] = ()
+    if o.data == "synthetic":
+        unused = (*paths, "schema", "valid_tail", "stream", "max_bad_rows")
+    elif o.data in RECIPES:
+        unused = ("schema",)
+    if o.evaluate is not None:
+        unused = (*unused, "train_path", "resume")
+    for name in unused:
+        if getattr(o, name):
+            flag = "--" + name.replace("_", "-")
+            what = f"{flag} has no effect with " + ("--evaluate" if o.evaluate else f"--data {o.data}")
+            fail(ConfigError, what, fix="leave it out, or say what the files are with --data")
+
+
 def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
     """Read every split that was given; ``learnt``: schema and vocabularies of a checkpoint instead of the data's."""
+    _check_unused(o)
     if o.data == "synthetic":
         p = planted(key(o.seed))
         splits: dict[str, InMemory | Stream] = {"train": p.train, "valid": p.valid, "test": p.test}
@@ -165,7 +183,7 @@ def build_model(o: Options, fields: Fields) -> Model:
 
 def _store(o: Options, model: Model, fields: Fields) -> Store:
     init: Initializer | None = Normal(1e-4) if o.data == "frappe" else Normal(0.01)
-    spec = spec_for(model.groups, fields.rows, init=init, private=("wide",))
+    spec = spec_for(model.groups, fields.rows, init=init, private=[g.name for g in model.groups if g.name == "wide"])
     rate = o.table_learning_rate or o.learning_rate
     if o.tables == "dense":
         return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)
@@ -196,4 +214,6 @@ def describe(o: Options, data: Data) -> dict[str, Any]:
         "schema": data.schema.to_json(),
         "vocabularies": data.vocabularies.fingerprint(),
         "rows": dict(data.fields.rows),
+        # The position inside an epoch means something for these very rows only.
+        "train_rows": len(train) if isinstance(train := data.splits["train"], InMemory) else None,
     }

@@ -140,8 +140,8 @@ def evaluate_checkpoint(given: Options) -> dict[str, Any]:
     )
     run, meta = checkpoint.load(path)
     saved = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["about"]["options"].items()}
-    paths = {"valid_path": given.valid_path, "test_path": given.test_path, "evaluate": given.evaluate}
-    o = Options(**saved, **paths, schema=given.schema, out=given.out, max_bad_rows=given.max_bad_rows)
+    asked = ("train_path", "valid_path", "test_path", "evaluate", "resume", "schema", "out", "max_bad_rows")
+    o = Options(**saved, **{name: getattr(given, name) for name in asked})
     if o.data != "synthetic" and not (o.valid_path or o.test_path):
         fail(ConfigError, "--evaluate", got="no file", fix="name one with --test-path")
     vocabularies = Vocabularies.load(path)

@@ -86,7 +86,8 @@ def batch_of(o: Options) -> Batch:
 
 def make(name: str, o: Options, **options: Any) -> Step:
     model = MODELS[name]()
-    spec = spec_for(model.groups, dict.fromkeys(IDS, o.rows), private=("wide",))
+    wide = [g.name for g in model.groups if g.name == "wide"]
+    spec = spec_for(model.groups, dict.fromkeys(IDS, o.rows), private=wide)
     store = rowwise_store(spec, rowwise.rowwise_adagrad(0.01), compile=options.get("compile", False))
     return make_step(model, store, optim.adam(1e-3), bce, **options)
 

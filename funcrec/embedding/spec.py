@@ -162,6 +162,10 @@ def spec_for(
     A private group has tables of its own, ``<field>_<group>``: the wide part of DeepFM, say, whose vectors are another
     parameter than the deep part's. ``rows`` gives the number of ids of each embedded field.
     """
+    names = [group.name for group in groups]
+    unknown = sorted(set(private) - set(names))
+    if unknown:
+        fail(ConfigError, "private groups", got=unknown, expected=f"names among {names}")
     tables: dict[str, Table] = {}
     embedding_groups = []
     for group in groups:

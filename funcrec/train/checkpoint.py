@@ -23,7 +23,8 @@ import torch
 from tensordict import TensorDict
 
 from funcrec.core import tree
-from funcrec.core.errors import CheckpointError, fail
+from funcrec.core.errors import CheckpointError, NonFiniteError, fail
+from funcrec.train.finite import first_bad
 from funcrec.train.fit import Run
 from funcrec.train.state import TrainState
 
@@ -68,7 +69,14 @@ def save(
     Args:
         about: what the weights belong to, JSON-serializable: model config, schema, options. Compared on ``load``.
         beside: writes further files into the directory before it becomes visible.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite; the earlier checkpoints are kept.
     """
+    ts = run.train
+    bad = first_bad({"params": ts.params, "tables": ts.tables["weights"], "state": ts.state})
+    if bad:
+        fail(NonFiniteError, f"checkpoint of step {int(ts.step)}", got=bad, fix="the earlier checkpoints are kept")
     root = Path(root)
     final = root / f"step-{int(run.train.step):08d}"
     temporary = root / f".writing-{os.getpid()}-{final.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -33,7 +34,7 @@ def fail_non_finite(step: int, loss: float, trees: dict[str, TensorDict]) -> NoR
     found = first_bad(trees)
     fail(
         NonFiniteError,
-        f"step {step}: the loss is not finite",
-        got=f"{loss}; first bad tensor: {found or 'none: the loss itself overflowed'}",
-        fix="the weights of the step before are intact; lower the learning rate, clip gradients, or clean this input",
+        f"step {step}: the loss is not finite" if not math.isfinite(loss) else f"step {step}: a gradient is not finite",
+        got=f"loss {loss}; first bad tensor: {found or 'none: the loss itself overflowed'}",
+        fix="this step changed nothing; lower the learning rate, clip gradients, or clean this input",
     )

@@ -42,10 +42,13 @@ class Step(NamedTuple):
 
 def _share(batches: Sequence[Batch]) -> list[float]:
     """The share of each micro-batch in the whole batch's mean: rows, or sample weights where there are any."""
+    if len(batches) == 1:
+        return [1.0]
     sizes = [
         float(b.features["weight"].double().sum()) if "weight" in b.features.keys() else float(len(b)) for b in batches
     ]
-    return [s / sum(sizes) for s in sizes]
+    # Weights that sum to 0 leave no gradient, as they do in one batch.
+    return [s / (sum(sizes) or 1.0) for s in sizes]
 
 
 def make_step(
@@ -143,7 +146,8 @@ def make_step(
                 return ts._replace(step=ts.step + 1, loss_scale=next_loss_scale(ts.loss_scale, False)), info
             if not norm < float("inf"):
                 grads = tree.unflatten(tree.paths(ts.params), d_params)
-                fail_non_finite(int(ts.step), total, {"gradient of params": grads})
+                d_stacks = TensorDict({name: g.values for name, g in d_table.items()}, batch_size=[])
+                fail_non_finite(int(ts.step), total, {"gradient of params": grads, "gradient of tables": d_stacks})
             factor = 1.0 if max_norm is None else float(clip_factor(torch.tensor(norm), max_norm))
             if factor < 1.0:
                 d_params, d_table = torch._foreach_mul(d_params, factor), rows.scale(d_table, factor)

@@ -137,6 +137,8 @@ def test_config_errors_name_the_table():
         spec_for([Group.of("deep", ["a"], 4), Group.of("wide", ["a"], 1)], {"a": 3})
     with pytest.raises(ConfigError, match="number of rows of field: got 'a'"):
         spec_for([Group("g", (Field("a", 2),))], {"b": 3})
+    with pytest.raises(ConfigError, match=r"private groups: got \['wied'\]"):
+        spec_for([Group.of("deep", ["a"], 4)], {"a": 3}, private=("wied",))
     with pytest.raises(ConfigError, match="table: got 'nope'"):
         EmbeddingSpec(tables=(), groups=(EmbeddingGroup(name="g", lookups=(Lookup(feature="f", table="nope"),)),))
     with pytest.raises(ConfigError, match="positive rows and dim"):

@@ -157,6 +157,8 @@ def test_other_bad_input_is_named(files, tmp_path):
         ({"l2": 0.1, "tables": "adam"}, ConfigError, "needs dense"),
         ({"valid_tail": 0.2}, ConfigError, "valid-tail"),
         ({"model": "lr", "dropout": 0.1}, ConfigError, "--dropout: lr has no such part"),
+        ({"data": "synthetic"}, ConfigError, "--train-path has no effect with --data synthetic"),
+        ({"data": "frappe"}, ConfigError, "--schema has no effect with --data frappe"),
         ({"cross_layers": 2}, ConfigError, "--cross-layers: deepfm has no such part"),
     ]
     for changes, error, pattern in cases:
@@ -194,6 +196,10 @@ def test_a_run_is_not_overwritten_and_another_config_not_resumed(files, tmp_path
         train.main(options(files, out, epochs=1))
     with pytest.raises(CheckpointError, match=r"options.embedding_dim: 16 -> 8"):
         train.main(options(files, out, resume=True, embedding_dim=8))
+    half = tmp_path / "half.csv"
+    half.write_text("\n".join(files["train"].read_text().splitlines()[:1001]) + "\n")
+    with pytest.raises(CheckpointError, match=r"train_rows: 2000 -> 1000"):
+        train.main(options(files, out, resume=True, epochs=2, train_path=(half,)))
     longer = train.main(options(files, out, resume=True, epochs=2))
     assert longer["epochs"] == 2
     state = next((out / "checkpoints").glob("step-*")) / "run.pt"

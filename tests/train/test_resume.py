@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from funcrec import metrics, optim
 from funcrec.core import tree
-from funcrec.core.errors import CheckpointError, ConfigError
+from funcrec.core.errors import CheckpointError, ConfigError, NonFiniteError
 from funcrec.core.random import key
 from funcrec.layers.mlp import MLPConfig
 from funcrec.train import FitConfig, Run, best_of, checkpoint, evaluate, fit
@@ -119,6 +119,15 @@ def test_an_interrupted_save_leaves_the_earlier_checkpoint_and_nothing_else(tmp_
         )
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     checkpoint.load(checkpoint.latest(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["params", "tables"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, where):
+    path, run = saved(tmp_path)
+    tree.leaves(run.train.params if where == "params" else run.train.tables["weights"])[0].fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=rf"checkpoint of step 1: got {where}[.]"):
+        checkpoint.save(tmp_path, run._replace(train=run.train._replace(step=torch.tensor(1))), {}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_only_the_newest_are_kept_and_files_beside_are_hashed(tmp_path):

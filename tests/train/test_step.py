@@ -12,7 +12,10 @@ from funcrec.core import tree
 from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, NonFiniteError
 from funcrec.core.random import key
+from funcrec.embedding import rows
 from funcrec.layers.mlp import MLPConfig
+from funcrec.losses import bce
+from funcrec.train import make_step
 from funcrec.train.precision import BACKOFF, FIRST_SCALE
 from tests.train.tiny import STORES, data, float64, rows_of, step
 
@@ -155,6 +158,30 @@ def test_a_loss_that_turns_nan_stops_and_names_the_first_bad_tensor(where):
         s.train(ts, batch)
     for x, y in zip(all_weights(ts), before, strict=True):
         torch.testing.assert_close(x, y, equal_nan=True, rtol=0, atol=0)
+
+
+def test_weights_of_zero_leave_no_gradient_in_one_batch_or_several():
+    s, batch = step(dtype=torch.float32), data(8, weighted=True, dtype=torch.float32)
+    batch.features["weight"].zero_()
+    ts = s.init(key(0))
+    before = [x.clone() for x in tree.leaves(ts.params)]
+    for batches in (batch, [rows_of(batch, 0, 3), rows_of(batch, 3, 8)]):
+        ts, info = s.train(ts, batches)
+        assert info["loss"] == 0.0
+    assert all(torch.equal(x, y) for x, y in zip(tree.leaves(ts.params), before, strict=True))
+
+
+def test_a_gradient_of_tables_that_overflows_is_named():
+    s, batch = step(dtype=torch.float32), data(8, dtype=torch.float32)
+    ts = s.init(key(0))
+
+    def overflowing(tables, gradient):
+        return rows.scale(s.store.regularize(tables, gradient), float("inf"))
+
+    store = s.store._replace(regularize=overflowing)
+    broken = make_step(s.model, store, optim.adam(0.01), bce, max_norm=1.0)
+    with pytest.raises(NonFiniteError, match=r"a gradient is not finite.*gradient of tables[.]dim"):
+        broken.train(ts, batch)
 
 
 def test_compiled_step_equals_the_eager_one():
