@@ -9,7 +9,9 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("core", "data", "embedding", "layers", "losses", "metrics", "models", "optim", "train")
+_ROOMS = (
+    "core", "data", "embedding", "interop", "layers", "losses", "metrics", "models", "optim", "train", "transform",
+)  # fmt: skip
 __all__ = ["__version__", *_ROOMS]
 
 

@@ -11,10 +11,11 @@ from funcrec.core.ragged import Ids
 
 
 class Batch(NamedTuple):
-    """``ids``: by feature name, ``[B]`` int64 or :class:`~funcrec.core.ragged.Ragged`.
+    """``ids``: by feature name, ``[B]`` int64, :class:`~funcrec.core.ragged.Ragged` or ``Nested``.
 
     ``features``: TensorDict[B] with ``"dense"`` (a TensorDict of ``[B, width]`` floats by field name, absent without
-    dense fields), ``"label"`` (``[B]``) and, where the schema names one, ``"weight"`` (``[B]``).
+    dense fields), ``"length"`` (a TensorDict of ``[B]`` int64 by the name of a history, absent without histories),
+    ``"label"`` (``[B]``) and, where the schema names one, ``"weight"`` (``[B]``).
     """
 
     ids: Ids

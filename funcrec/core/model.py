@@ -42,10 +42,41 @@ class ApplyFn(Protocol):
     ) -> tuple[Tensor, TensorDict]: ...
 
 
+class OutputsFn(Protocol):
+    """As :class:`ApplyFn`, with every output by name instead of the logits alone."""
+
+    def __call__(
+        self,
+        params: TensorDict,
+        emb: TensorDict,
+        batch: TensorDict,
+        state: TensorDict,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[dict[str, Tensor], TensorDict]: ...
+
+
 class Model(NamedTuple):
-    """A model: pure functions, the frozen config they were made from, and the groups they read."""
+    """A model: pure functions, the frozen config they were made from, and the groups they read.
+
+    ``outputs``: of models that compute more than logits, all of it: RocketLaunching's two nets and hidden layers.
+    """
 
     init: InitFn
     apply: ApplyFn
     config: Any
     groups: tuple[Group, ...]
+    outputs: OutputsFn | None = None
+
+
+class Objective(Protocol):
+    """What a training step differentiates, where it is more than a loss of the logits: distillation, penalties.
+
+    ``(params, emb, features, state, key) -> (total, (logits, state))`` in training mode. ``total`` is a scalar, a mean
+    over the batch; ``features`` holds ``"label"`` and, where there is one, ``"weight"``.
+    """
+
+    def __call__(
+        self, params: TensorDict, emb: TensorDict, features: TensorDict, state: TensorDict, key: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, TensorDict]]: ...

@@ -89,8 +89,55 @@ class Ragged:
         return replace(self, values=move(self.values), offsets=move(self.offsets), weights=weights)
 
 
-# What a store looks up: by feature name one id a row, ``[B]`` int64, or a ragged number of them.
-Ids = Mapping[str, Tensor | Ragged]
+@dataclass(frozen=True)
+class Nested:
+    """A history whose every step is a bag of ids: row ``b`` holds the bags ``offsets[b]`` to ``offsets[b + 1]``.
+
+    Shapes: ``bags`` one row a step, offsets ``[B + 1]`` int64 from 0 to the number of steps.
+    """
+
+    bags: Ragged
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.offsets.dim() != 1 or self.offsets.numel() < 1 or self.offsets.dtype != torch.int64:
+            seen = f"{tuple(self.offsets.shape)} {self.offsets.dtype}"
+            fail(ShapeError, "nested offsets", got=seen, expected="[B + 1] int64, starting at 0")
+
+    @staticmethod
+    def from_lengths(bags: Ragged, lengths: Tensor) -> Nested:
+        """From the number of steps in each row, ``[B]``."""
+        steps = Ragged.from_lengths(torch.arange(len(bags), device=lengths.device), lengths)
+        return Nested(bags, steps.offsets)
+
+    @property
+    def values(self) -> Tensor:
+        """All ids."""
+        return self.bags.values
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps of each row, ``[B]``."""
+        return self.offsets.diff()
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    def steps(self) -> Ragged:
+        """The number of its bag for each step: what a :class:`Ragged` of one id a step would look like."""
+        return Ragged(torch.arange(len(self.bags), device=self.offsets.device), self.offsets)
+
+    def select(self, rows: Tensor) -> Nested:
+        """The rows with these indices, in this order."""
+        steps = self.steps().select(rows)
+        return Nested(self.bags.select(steps.values), steps.offsets)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Nested:
+        return Nested(self.bags.to(device, non_blocking), self.offsets.to(device, non_blocking=non_blocking))
+
+
+# What a store looks up: by feature name one id a row, ``[B]`` int64, a ragged number of them, or one bag a step.
+Ids = Mapping[str, Tensor | Ragged | Nested]
 
 
 def segment_sum(values: Tensor, segments: Tensor, n: int) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funcrec.core.errors import ShapeError
-from funcrec.core.ragged import Ragged, segment_mean, segment_sum
+from funcrec.core.ragged import Nested, Ragged, segment_mean, segment_sum
 
 rows = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8)
 
@@ -64,3 +64,15 @@ def test_bad_parts_are_named():
         Ragged(torch.tensor([1, 2]), torch.tensor([0, 2]), torch.ones(3))
     with pytest.raises(ShapeError, match="offsets"):
         Ragged(torch.tensor([1, 2]), torch.tensor([0.0, 2.0]))
+
+
+@given(st.lists(rows.map(lambda bags: bags[:4]), min_size=1, max_size=5), st.data())
+def test_nested_rows_are_taken_with_all_their_bags(histories, data):
+    x = Nested.from_lengths(ragged([bag for h in histories for bag in h]), torch.tensor([len(h) for h in histories]))
+    index = data.draw(st.lists(st.integers(0, len(histories) - 1), max_size=6))
+    y = x.select(torch.tensor(index, dtype=torch.int64))
+    bags = as_lists(y.bags)
+    assert [bags[a:b] for a, b in zip(y.offsets[:-1], y.offsets[1:], strict=True)] == [histories[i] for i in index]
+    assert y.lengths.tolist() == [len(histories[i]) for i in index]
+    with pytest.raises(ShapeError, match="nested offsets"):
+        Nested(x.bags, x.offsets.float())
