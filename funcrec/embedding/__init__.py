@@ -2,13 +2,14 @@
 
 from funcrec.embedding.dense import dense_store
 from funcrec.embedding.rowwise import rowwise_store
-from funcrec.embedding.spec import EmbeddingGroup, EmbeddingSpec, Lookup, Table, spec_for
+from funcrec.embedding.spec import EmbeddingGroup, EmbeddingSpec, Lookup, SequenceGroup, Table, spec_for
 from funcrec.embedding.store import Store, Tables
 
 __all__ = [
     "EmbeddingGroup",
     "EmbeddingSpec",
     "Lookup",
+    "SequenceGroup",
     "Store",
     "Table",
     "Tables",

@@ -14,9 +14,11 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import DataError, ShapeError, fail
-from funcrec.core.ragged import Ids, Ragged, segment_sum
+from funcrec.core.ragged import Ids, Nested, Ragged, segment_sum
+from funcrec.embedding.histories import Steps, find_steps, pad_histories
+from funcrec.embedding.ranges import check_range
 from funcrec.embedding.rows import RowGrad
-from funcrec.embedding.spec import EmbeddingGroup, EmbeddingSpec, Lookup, Stack
+from funcrec.embedding.spec import EmbeddingGroup, EmbeddingSpec, Stack
 
 
 class StackTouched(NamedTuple):
@@ -24,13 +26,14 @@ class StackTouched(NamedTuple):
 
     ``single``: ``[B, F1]`` rows of the features with one id a row. ``bagged``: rows ``[nnz]``, their segment
     (feature-major, ``f * B + b``) and their factor in the pooled sum. ``order``: where each lookup of the stack stands
-    among [single..., bagged...].
+    among [single..., bagged...]. ``steps``: the sequence lookups.
     """
 
     single: Tensor | None
     bagged: tuple[Tensor, Tensor, Tensor] | None
     order: tuple[int, ...]
     batch: int
+    steps: tuple[Steps, ...] = ()
 
 
 Touched = dict[str, StackTouched]
@@ -42,7 +45,7 @@ def _batch_size(spec: EmbeddingSpec, ids: Ids) -> int:
         if name not in ids:
             fail(DataError, f"ids of feature {name!r}", got=f"only {sorted(ids)}", fix="add the feature to the batch")
         x = ids[name]
-        ids_of = x.values if isinstance(x, Ragged) else x
+        ids_of = x if isinstance(x, Tensor) else x.values
         if ids_of.dim() != 1 or ids_of.dtype not in (torch.int64, torch.int32):
             fail(
                 ShapeError,
@@ -56,35 +59,20 @@ def _batch_size(spec: EmbeddingSpec, ids: Ids) -> int:
     return next(iter(sizes.values()))
 
 
-def _check_range(stack: Stack, lookups: list[Lookup], ids: Tensor, bounds: Tensor, of: Tensor | None = None) -> None:
-    """Raise on an id outside its own table: inside the stacked tensor it would silently read another table's row."""
-    bad = (ids < 0) | (ids >= bounds)
-    if ids.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), f"an id is out of the range of its table (stack {stack.name!r})")
-    elif bool(bad.any()):
-        at = bad.nonzero()[0]
-        lookup = lookups[int(of[at[0]]) if of is not None else int(at[1])]
-        rows = next(t.rows for t in stack.tables if t.name == lookup.table)
-        fail(
-            DataError,
-            f"feature {lookup.feature!r}: id out of range of table {lookup.table!r}",
-            got=int(ids[tuple(at)]),
-            expected=f"0 to {rows - 1}",
-            fix="enlarge the table, or map unknown ids to its out-of-vocabulary row",
-        )
-
-
-def _stacked_rows(stack: Stack, ids: Ids, batch: int) -> StackTouched:
+def _stacked_rows(stack: Stack, ids: Ids, batch: int, dtype: torch.dtype) -> StackTouched:
     """The row numbers of one stack, checked: single-id features as one matrix, ragged ones as one list."""
     rows_of = {t.name: t.rows for t in stack.tables}
-    single = [lk for lk in stack.lookups if not isinstance(ids[lk.feature], Ragged)]
+    nested = [lk.feature for lk in stack.lookups if isinstance(ids[lk.feature], Nested)]
+    if nested:
+        fail(ShapeError, f"features {nested}", got="a bag of ids a step", expected="ids to pool: list it in a sequence")
+    single = [lk for lk in stack.lookups if isinstance(ids[lk.feature], Tensor)]
     bagged = [lk for lk in stack.lookups if isinstance(ids[lk.feature], Ragged)]
     order = tuple([*single, *bagged].index(lk) for lk in stack.lookups)
     matrix = bags = None
     if single:
         columns = torch.stack([ids[lk.feature] for lk in single], dim=1)  # type: ignore[misc]
         sizes = torch.tensor([rows_of[lk.table] for lk in single], device=columns.device)
-        _check_range(stack, single, columns, sizes)
+        check_range(stack, single, columns, sizes)
         starts = torch.tensor([stack.offsets[lk.table] for lk in single], device=columns.device)
         matrix = (columns + starts).to(stack.index_dtype)
     if bagged:
@@ -93,7 +81,7 @@ def _stacked_rows(stack: Stack, ids: Ids, batch: int) -> StackTouched:
             x = ids[lk.feature]
             assert isinstance(x, Ragged)
             segment = x.segments()
-            factor = torch.ones_like(x.values, dtype=torch.float32) if x.weights is None else x.weights
+            factor = torch.ones_like(x.values, dtype=dtype) if x.weights is None else x.weights.to(dtype)
             if lk.pooling == "mean":
                 total = segment_sum(factor, segment, batch)
                 factor = factor * torch.where(total == 0, 0.0, 1.0 / total).index_select(0, segment)
@@ -103,7 +91,7 @@ def _stacked_rows(stack: Stack, ids: Ids, batch: int) -> StackTouched:
             of.append(torch.full_like(segment, f))
         ids_cat, of_cat = torch.cat(values), torch.cat(of)
         sizes = torch.tensor([rows_of[lk.table] for lk in bagged], device=ids_cat.device)
-        _check_range(stack, bagged, ids_cat, sizes[of_cat], of_cat)
+        check_range(stack, bagged, ids_cat, sizes[of_cat], of_cat)
         starts = torch.tensor([stack.offsets[lk.table] for lk in bagged], device=ids_cat.device)
         bags = ((ids_cat + starts[of_cat]).to(stack.index_dtype), torch.cat(segments), torch.cat(factors))
     return StackTouched(matrix, bags, order, batch)
@@ -141,11 +129,20 @@ def _take(values: Tensor, columns: list[int]) -> Tensor:
 
 
 def gather(spec: EmbeddingSpec, weights: TensorDict, ids: Ids) -> tuple[TensorDict, Touched]:
-    """Look up every group: ``[B, N, D]`` where its dims agree, else ``[B, W]``. Differentiable in ``weights``."""
-    batch = _batch_size(spec, ids) if spec.groups else 0
-    touched = {s.name: _stacked_rows(s, ids, batch) for s in spec.stacks if s.lookups}
-    values = {name: _stack_values(weights[name], t) for name, t in touched.items()}
-    emb = {}
+    """Look up every group, ``[B, N, D]`` where its dims agree, else ``[B, W]``, and every sequence, ``[B, T, W]``.
+
+    Differentiable in ``weights``.
+    """
+    batch = _batch_size(spec, ids) if spec.features else 0
+    precision = {s.name: torch.promote_types(weights[s.name].dtype, torch.float32) for s in spec.stacks}
+    steps = find_steps(spec, ids, batch, precision)
+    touched = {
+        s.name: _stacked_rows(s, ids, batch, precision[s.name])._replace(steps=tuple(steps.get(s.name, ())))
+        for s in spec.stacks
+        if s.lookups or s.name in steps
+    }
+    values = {name: _stack_values(weights[name], t) for name, t in touched.items() if t.order}
+    emb = pad_histories(spec, weights, [(name, x) for name, t in touched.items() for x in t.steps], batch)
     for group in spec.groups:
         columns = _columns(spec, group)
         stacks = {name for name, _ in columns}
@@ -196,23 +193,31 @@ def scatter(
     ``max_gradient`` clamps each element of the gradient of the *pooled* vectors first, as FBGEMM's does.
     """
     out = {}
-    for name, d in _stack_gradients(spec, touched, d_emb).items():
-        single, bagged, order, _ = touched[name]
-        if max_gradient is not None:
-            d = d.clamp(-max_gradient, max_gradient)
-        if order != tuple(range(len(order))):
-            inverse = sorted(range(len(order)), key=order.__getitem__)
-            d = d.index_select(1, torch.tensor(inverse, device=d.device))
-        rows, grads, n = [], [], 0
-        if single is not None:
-            n = single.shape[1]
-            rows.append(single.reshape(-1))
-            grads.append(d[:, :n].reshape(-1, d.shape[-1]))
-        if bagged is not None:
-            bag_rows, segments, factors = bagged
-            by_bag = d[:, n:].transpose(0, 1).reshape(-1, d.shape[-1])
-            rows.append(bag_rows)
-            grads.append(by_bag.index_select(0, segments) * factors.to(d.dtype).unsqueeze(-1))
+    pooled = _stack_gradients(spec, touched, d_emb)
+    for name, t in touched.items():
+        rows, grads, n, dim = [], [], 0, next(s.dim for s in spec.stacks if s.name == name)
+        if name in pooled:
+            d = pooled[name]
+            if max_gradient is not None:
+                d = d.clamp(-max_gradient, max_gradient)
+            if t.order != tuple(range(len(t.order))):
+                inverse = sorted(range(len(t.order)), key=t.order.__getitem__)
+                d = d.index_select(1, torch.tensor(inverse, device=d.device))
+            if t.single is not None:
+                n = t.single.shape[1]
+                rows.append(t.single.reshape(-1))
+                grads.append(d[:, :n].reshape(-1, dim))
+            if t.bagged is not None:
+                bag_rows, segments, factors = t.bagged
+                by_bag = d[:, n:].transpose(0, 1).reshape(-1, dim)
+                rows.append(bag_rows)
+                grads.append(by_bag.index_select(0, segments) * factors.to(d.dtype).unsqueeze(-1))
+        for s in t.steps:
+            steps = d_emb[s.sequence][:, :, s.column : s.column + dim]
+            d = steps.reshape(-1, dim).index_select(0, s.places)
+            d = d if max_gradient is None else d.clamp(-max_gradient, max_gradient)
+            rows.append(s.rows)
+            grads.append(d if s.factors is None else d * s.factors.to(d.dtype).unsqueeze(-1))
         one = len(rows) == 1
         out[name] = RowGrad(rows[0] if one else torch.cat(rows), grads[0] if one else torch.cat(grads))
     return out

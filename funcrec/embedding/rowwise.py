@@ -32,6 +32,24 @@ def _write_rows(
         slots[name].index_copy_(0, rows, slot)
 
 
+def rowwise_tables(spec: EmbeddingSpec, rule: RowRule, weights: TensorDict) -> Tables:
+    """The tables of :func:`rowwise_store` from given weights, before their first step: those trained elsewhere, say."""
+    slots = {}
+    for stack in spec.stacks:
+        like = weights[stack.name]
+        precision = torch.promote_types(like.dtype, torch.float32)
+        slots[stack.name] = {
+            name: torch.full((stack.rows, *slot.shape), slot.fill, dtype=precision, device=like.device)
+            for name, slot in sorted(rule.slots(stack.dim).items())
+        }
+    return {
+        "weights": weights,
+        "slots": slots,
+        "step": torch.zeros((), dtype=torch.int64),
+        "scale": torch.ones((), dtype=torch.float64),
+    }
+
+
 def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) -> Store:
     """A store with a row rule of ``funcrec.optim.rowwise``: sgd, adagrad, rowwise_adagrad, adam, ….
 
@@ -44,21 +62,7 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) 
     compiled = torch.compile(_write_rows) if compile else _write_rows
 
     def init(key: Tensor) -> Tables:
-        weights = init_weights(spec, key)
-        slots = {}
-        for stack in spec.stacks:
-            like = weights[stack.name]
-            precision = torch.promote_types(stack.dtype, torch.float32)
-            slots[stack.name] = {
-                name: torch.full((stack.rows, *slot.shape), slot.fill, dtype=precision, device=like.device)
-                for name, slot in sorted(rule.slots(stack.dim).items())
-            }
-        return {
-            "weights": weights,
-            "slots": slots,
-            "step": torch.zeros((), dtype=torch.int64),
-            "scale": torch.ones((), dtype=torch.float64),
-        }
+        return rowwise_tables(spec, rule, init_weights(spec, key))
 
     def lookup(tables: Tables, ids) -> tuple[TensorDict, Touched]:
         return gather(spec, tables["weights"], ids)
@@ -77,6 +81,7 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) 
         # As tensors: a changing Python number would be compiled anew.
         lr = torch.tensor(schedule(taken) * float(tables["scale"]), dtype=torch.float64)
         step = tables["step"] + 1
+        count = step.double()  # β ** an integer tensor would be float32: bias corrections wrong in the fifth digit
         for name, (rows, values) in g.items():
             weight, slots = tables["weights"][name], tables["slots"][name]
             rows = torch.arange(weight.shape[0], device=weight.device) if rows is None else rows.long()
@@ -84,7 +89,7 @@ def rowwise_store(spec: EmbeddingSpec, rule: RowRule, *, compile: bool = False) 
             if compile:
                 torch._dynamo.maybe_mark_dynamic(rows, 0)
                 torch._dynamo.maybe_mark_dynamic(values, 0)
-            write(rule, weight, slots, rows, values, step, lr)
+            write(rule, weight, slots, rows, values, count, lr)
         return {**tables, "step": step}
 
     return Store(init, lookup, gradient, regularize, apply, spec)

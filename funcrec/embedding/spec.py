@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
-from funcrec.core.groups import Group
+from funcrec.core.groups import Field, Group
 from funcrec.core.init import Initializer, RowCountUniform
 
 Pooling = Literal["sum", "mean"]
@@ -59,8 +59,21 @@ class EmbeddingGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceGroup:
+    """The ordered lookups behind ``emb[name]`` ``[B, T, Σ dims]``: one id a step, zero at padded steps.
+
+    T is ``pad_to``, or the longest history of the batch where that is None. A fixed T spares ``torch.compile`` a
+    compilation a length.
+    """
+
+    name: str
+    lookups: tuple[Lookup, ...]
+    pad_to: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Tables of one dim in one tensor ``[Σ rows, dim]``, and the distinct lookups that read it."""
+    """Tables of one dim in one tensor ``[Σ rows, dim]``, and the distinct pooled lookups that read it."""
 
     name: str
     dim: int
@@ -93,13 +106,18 @@ class EmbeddingSpec:
 
     tables: tuple[Table, ...]
     groups: tuple[EmbeddingGroup, ...]
+    sequences: tuple[SequenceGroup, ...] = ()
 
     def __post_init__(self) -> None:
+        groups = [g.name for g in self.every_group]
+        twice = sorted({n for n in groups if groups.count(n) > 1})
+        if twice:
+            fail(ConfigError, "embedding groups and sequences: repeated names", got=twice, fix="name each one once")
         names = [t.name for t in self.tables]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
             fail(ConfigError, "embedding tables: repeated names", got=repeated, fix="name each table once")
-        for group in self.groups:
+        for group in self.every_group:
             for lookup in group.lookups:
                 if lookup.table not in names:
                     what = f"group {group.name!r}, feature {lookup.feature!r}: table"
@@ -109,6 +127,11 @@ class EmbeddingSpec:
                     fail(ConfigError, what, got=repr(lookup.pooling), expected="'sum' or 'mean'")
         # Fill the caches now: torch.compile cannot trace the lock that fills them.
         _ = self.stack_of, [s.offsets for s in self.stacks]
+
+    @property
+    def every_group(self) -> tuple[EmbeddingGroup | SequenceGroup, ...]:
+        """All entries of ``emb``."""
+        return (*self.groups, *self.sequences)
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:
@@ -132,7 +155,7 @@ class EmbeddingSpec:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of all id features, each once."""
-        return tuple(dict.fromkeys(lk.feature for g in self.groups for lk in g.lookups))
+        return tuple(dict.fromkeys(lk.feature for g in self.every_group for lk in g.lookups))
 
     @property
     def parameters(self) -> int:
@@ -155,36 +178,62 @@ def spec_for(
     init: Initializer | None = None,
     pooling: Pooling = "sum",
     private: Collection[str] = (),
+    tables: Mapping[str, str] | None = None,
+    pad_to: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> EmbeddingSpec:
     """The usual spec of a model: a table per embedded field, shared by all groups except the ``private`` ones.
 
-    A private group has tables of its own, ``<field>_<group>``: the wide part of DeepFM, say, whose vectors are another
-    parameter than the deep part's. ``rows`` gives the number of ids of each embedded field.
+    The keys of the groups' histories become sequence lookups, their queries groups of their own.
+
+    Args:
+        rows: number of ids of each embedded field.
+        pooling: of fields with several ids a row.
+        private: groups with tables of their own, ``<field>_<group>``: the wide part of DeepFM, say, whose vectors are
+            another parameter than the deep part's.
+        tables: by field, the name of its table, where that is not the field's own: ``{"hist_item": "item"}`` lets a
+            history share the table of the item it is compared with.
+        pad_to: number of steps of every history; None: the longest of each batch.
+
+    Raises:
+        ConfigError: a field without ``rows``, one table with two shapes, an unknown private group or renamed field.
     """
     names = [group.name for group in groups]
     unknown = sorted(set(private) - set(names))
     if unknown:
         fail(ConfigError, "private groups", got=unknown, expected=f"names among {names}")
-    tables: dict[str, Table] = {}
-    embedding_groups = []
-    for group in groups:
-        lookups = []
-        for f in group.embedded:
-            if f.name not in rows:
-                expected = f"one of {sorted(rows)}"
-                fail(ConfigError, f"group {group.name!r}: number of rows of field", got=repr(f.name), expected=expected)
-            name = f"{f.name}_{group.name}" if group.name in private else f.name
-            table = Table(name=name, rows=rows[f.name], dim=f.dim, dtype=dtype, init=init or RowCountUniform())
-            if tables.setdefault(name, table) != table:
-                fail(
-                    ConfigError,
-                    f"group {group.name!r}: table {name!r} can not share embedding",
-                    got=f"dim {table.dim}",
-                    expected=f"dim {tables[name].dim} as in another group",
-                    fix=f"give the group tables of its own: private=({group.name!r},)",
-                )
-            lookups.append(Lookup(feature=f.name, table=name, pooling=pooling))
-        if lookups:
-            embedding_groups.append(EmbeddingGroup(name=group.name, lookups=tuple(lookups)))
-    return EmbeddingSpec(tables=tuple(tables.values()), groups=tuple(embedding_groups))
+    renamed = dict(tables or {})
+    made: dict[str, Table] = {}
+
+    def lookup(group: str, field: Field) -> Lookup:
+        if field.name not in rows:
+            expected = f"one of {sorted(rows)}"
+            fail(ConfigError, f"group {group!r}: number of rows of field", got=repr(field.name), expected=expected)
+        name = renamed.get(field.name, field.name) + (f"_{group}" if group in private else "")
+        table = Table(name=name, rows=rows[field.name], dim=field.dim, dtype=dtype, init=init or RowCountUniform())
+        if made.setdefault(name, table) != table:
+            fail(
+                ConfigError,
+                f"group {group!r}: table {name!r} can not share embedding",
+                got=f"{table.rows} rows, dim {table.dim}",
+                expected=f"{made[name].rows} rows, dim {made[name].dim} as in another group",
+                fix=f"give the group tables of its own: private=({group!r},)",
+            )
+        return Lookup(feature=field.name, table=name, pooling=pooling)
+
+    histories = list(dict.fromkeys(s for group in groups for s in group.sequences))
+    queries = [s.query_group for s in histories if s.query_group is not None]
+    fields = {f.name for g in (*groups, *queries) for f in g.embedded} | {f.name for s in histories for f in s.embedded}
+    if set(renamed) - fields:
+        fail(ConfigError, "tables: fields", got=sorted(set(renamed) - fields), expected=f"among {sorted(fields)}")
+    pooled = [
+        EmbeddingGroup(name=g.name, lookups=tuple(lookup(g.name, f) for f in g.embedded))
+        for g in (*groups, *queries)
+        if g.embedded
+    ]
+    sequences = [
+        SequenceGroup(name=s.name, lookups=tuple(lookup(s.name, f) for f in s.embedded), pad_to=pad_to)
+        for s in histories
+        if s.embedded
+    ]
+    return EmbeddingSpec(tables=tuple(made.values()), groups=tuple(pooled), sequences=tuple(sequences))

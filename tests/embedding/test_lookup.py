@@ -5,31 +5,58 @@ import torch
 from hypothesis import given
 
 from funcrec.core.errors import ConfigError, DataError, ShapeError
-from funcrec.core.groups import Field, Group
-from funcrec.core.ragged import Ragged
+from funcrec.core.groups import Encoded, Field, Group, Sequence
+from funcrec.core.ragged import Nested, Ragged
 from funcrec.core.random import key, normal
-from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, Table, spec_for
+from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, SequenceGroup, Table, spec_for
 from funcrec.embedding.lookup import gather, scatter
 from funcrec.embedding.rows import densify, squared_norm, sum_duplicates
 from funcrec.embedding.store import init_weights
 from tests.embedding.strategies import problems
 
 
+def slow_bag(table, bag, pooling):
+    ids, weights = bag
+    w = torch.ones(len(ids), dtype=torch.float64) if weights is None else weights
+    total = sum((table[i] * wi for i, wi in zip(ids, w, strict=True)), torch.zeros(table.shape[1]))
+    return total / w.sum() if pooling == "mean" and len(w) else total
+
+
+def row_of(x, b):
+    """The ids and weights of one row."""
+    s = slice(int(x.offsets[b]), int(x.offsets[b + 1]))
+    return x.values[s], None if x.weights is None else x.weights[s]
+
+
 def slow_lookup(spec, weights, ids, group):
     """One bag at a time."""
     out = []
     for lk in group.lookups:
-        table, x, rows = spec.table(weights, lk.table), ids[lk.feature], []
-        for b in range(len(x)):
-            if isinstance(x, Ragged):
-                s = slice(int(x.offsets[b]), int(x.offsets[b + 1]))
-                w = torch.ones(s.stop - s.start) if x.weights is None else x.weights[s]
-                total = sum((table[i] * wi for i, wi in zip(x.values[s], w, strict=True)), torch.zeros(table.shape[1]))
-                rows.append(total / w.sum() if lk.pooling == "mean" and len(w) else total)
-            else:
-                rows.append(table[x[b]])
+        table, x = spec.table(weights, lk.table), ids[lk.feature]
+        if isinstance(x, Ragged):
+            rows = [slow_bag(table, row_of(x, b), lk.pooling) for b in range(len(x))]
+        else:
+            rows = [table[i] for i in x]
         out.append(torch.stack(rows).double())
     return torch.stack(out, 1) if len({x.shape[1] for x in out}) == 1 else torch.cat(out, 1)
+
+
+def slow_history(spec, weights, ids, sequence):
+    """One step at a time."""
+    lengths = ids[sequence.lookups[0].feature].lengths
+    t = int(lengths.max()) if sequence.pad_to is None else sequence.pad_to
+    out = []
+    for lk in sequence.lookups:
+        table, x = spec.table(weights, lk.table), ids[lk.feature]
+        padded = torch.zeros(len(lengths), t, table.shape[1], dtype=torch.float64)
+        for b in range(len(lengths)):
+            for step in range(int(lengths[b])):
+                at = int(x.offsets[b]) + step
+                padded[b, step] = (
+                    slow_bag(table, row_of(x.bags, at), lk.pooling) if isinstance(x, Nested) else table[x.values[at]]
+                )
+        out.append(padded)
+    return torch.cat(out, 2)
 
 
 def random_like(emb, seed=1):
@@ -42,7 +69,9 @@ def test_lookup_is_the_loop_over_bags(problem):
     weights = init_weights(spec, key(0))
     emb, _ = gather(spec, weights, ids)
     for group in spec.groups:
-        torch.testing.assert_close(emb[group.name], slow_lookup(spec, weights, ids, group), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(emb[group.name], slow_lookup(spec, weights, ids, group))
+    for sequence in spec.sequences:
+        torch.testing.assert_close(emb[sequence.name], slow_history(spec, weights, ids, sequence))
 
 
 @given(problems())
@@ -53,12 +82,12 @@ def test_scatter_is_the_adjoint_and_the_gradient(problem):
     d_emb = random_like(emb)
 
     def inner(w):
-        return sum((gather(spec, w, ids)[0][g.name] * d_emb[g.name]).sum() for g in spec.groups)
+        return sum((gather(spec, w, ids)[0][g.name] * d_emb[g.name]).sum() for g in spec.every_group)
 
     autograd = torch.func.grad(inner)(weights)
     sparse = {n: sum_duplicates(g) for n, g in scatter(spec, touched, d_emb).items()}
     for stack in spec.stacks:
-        if stack.lookups:
+        if stack.name in sparse:
             torch.testing.assert_close(densify(sparse[stack.name], stack.rows), autograd[stack.name])
             rows = sparse[stack.name].rows
             assert rows is not None
@@ -80,7 +109,7 @@ def test_forward_mode_and_stacked_tables(problem):
     moved = torch.func.jvp(look, (weights,), (tangent,))[1]
     straight = look(tangent)  # the lookup is linear in the tables
     stacked = torch.vmap(look)(torch.stack([weights, tangent]))
-    for g in spec.groups:
+    for g in spec.every_group:
         torch.testing.assert_close(moved[g.name], straight[g.name])
         torch.testing.assert_close(stacked[g.name][1], straight[g.name])
 
@@ -153,3 +182,68 @@ def test_initial_tables_do_not_depend_on_their_neighbours():
     beside = EmbeddingSpec(tables=(Table(name="z", rows=7, dim=2), a), groups=())
     k = key(3)
     assert torch.equal(alone.table(init_weights(alone, k), "a"), beside.table(init_weights(beside, k), "a"))
+
+
+def history_spec(pad_to=None):
+    lookups = (Lookup(feature="h", table="t"), Lookup(feature="k", table="t"))
+    sequence = SequenceGroup(name="s", lookups=lookups, pad_to=pad_to)
+    return EmbeddingSpec(tables=(Table(name="t", rows=4, dim=2),), groups=(), sequences=(sequence,))
+
+
+def ragged(*rows, weights=None):
+    flat = torch.tensor([x for row in rows for x in row], dtype=torch.int64)
+    return Ragged.from_lengths(flat, torch.tensor([len(row) for row in rows]), weights)
+
+
+HISTORY_ERRORS: dict = {
+    "sequence 's', feature 'h': got one id a row": (ShapeError, torch.tensor([0, 1]), ragged([0], [1]), None),
+    "weighted ids": (ShapeError, ragged([0], [1], weights=torch.ones(2)), ragged([0], [1]), None),
+    "feature 'k': lengths differ from those of 'h'": (DataError, ragged([0], [1, 2]), ragged([0, 1], [1]), None),
+    "got a history of 3 steps, expected at most pad_to=2": (
+        DataError,
+        ragged([0], [1, 2, 3]),
+        ragged([0], [1, 2, 3]),
+        2,
+    ),
+    "id out of range of table 't': got 4": (DataError, ragged([0], [4]), ragged([0], [1]), None),
+}
+
+
+@pytest.mark.parametrize("text", HISTORY_ERRORS)
+def test_histories_that_cannot_be_looked_up_are_named(text):
+    error, h, k, pad_to = HISTORY_ERRORS[text]
+    spec = history_spec(pad_to)
+    with pytest.raises(error) as caught:
+        gather(spec, init_weights(spec, key(0)), {"h": h, "k": k})
+    assert text in str(caught.value)
+
+
+def test_a_batch_without_any_step_has_empty_histories():
+    spec = history_spec()
+    emb, touched = gather(spec, init_weights(spec, key(0)), {"h": ragged([], []), "k": ragged([], [])})
+    assert emb["s"].shape == (2, 0, 4)
+    (gradient,) = scatter(spec, touched, emb).values()
+    assert gradient.values.shape == (0, 2)
+
+
+def test_a_history_shares_the_table_of_its_target():
+    history = Sequence("hist", (Field("item", 3),), (Field("hist", 3), Field("ts", 1, dense=True)))
+    deep = Group("deep", (Field("item", 3), Field("user", 2)), (Encoded(history, encoder=None),))  # type: ignore[arg-type]
+    spec = spec_for((deep,), {"item": 5, "hist": 5, "user": 2}, tables={"hist": "item"}, pad_to=4)
+    assert [t.name for t in spec.tables] == ["item", "user"]
+    assert [g.name for g in spec.every_group] == ["deep", "hist_query", "hist"]
+    ids = {"item": torch.tensor([1, 2]), "user": torch.tensor([0, 1]), "hist": ragged([2, 1], [])}
+    weights = init_weights(spec, key(0))
+    emb, _ = gather(spec, weights, ids)
+    assert emb["hist"].shape == (2, 4, 3)
+    assert torch.equal(emb["hist"][0, :2], spec.table(weights, "item")[[2, 1]])
+    with pytest.raises(ConfigError, match=r"tables: fields: got \['other'\]"):
+        spec_for((deep,), {"item": 5, "hist": 5, "user": 2}, tables={"other": "item"})
+    with pytest.raises(ConfigError, match=r"table 'item' can not share embedding: got 6 rows, dim 3"):
+        spec_for((deep,), {"item": 5, "hist": 6, "user": 2}, tables={"hist": "item"})
+
+
+def test_a_bag_a_step_is_not_pooled_over_steps():
+    nested = Nested.from_lengths(ragged([0, 1], [2]), torch.tensor([1, 1]))
+    with pytest.raises(ShapeError, match=r"features \['f'\]: got a bag of ids a step"):
+        gather(one_table(), init_weights(one_table(), key(0)), {"f": nested})

@@ -66,7 +66,7 @@ def test_only_touched_rows_change(name, problem):
             touched = gather(spec, before, ids)[1]
             if stack.name in touched:
                 t = touched[stack.name]
-                for rows in (t.single, t.bagged and t.bagged[0]):
+                for rows in (t.single, t.bagged and t.bagged[0], *(s.rows for s in t.steps)):
                     if rows is not None:
                         hit[rows.reshape(-1)] = True
         assert torch.equal(tables["weights"][stack.name][~hit], before[stack.name][~hit])
@@ -125,7 +125,7 @@ def test_l2_is_the_gradient_of_the_penalty_over_whole_tables(problem, by_table):
     d_emb = gradient_of(emb, 0)
 
     def objective(w):
-        data = sum((gather(spec, w, ids)[0][g.name] * d_emb[g.name]).sum() for g in spec.groups)
+        data = sum((gather(spec, w, ids)[0][g.name] * d_emb[g.name]).sum() for g in spec.every_group)
         factor = {t.name: l2[t.name] if isinstance(l2, dict) else l2 for t in spec.tables}
         return data + sum(0.5 * factor[t.name] * spec.table(w, t.name).square().sum() for t in spec.tables)
 
@@ -164,6 +164,23 @@ def test_gradient_clip_of_the_rule_acts_on_pooled_outputs_before_aggregation():
     before = tables["weights"]["dim1"].clone()
     after = one_step(store, tables, [1, 1], 10.0)["weights"]["dim1"]
     torch.testing.assert_close(after, before - torch.tensor([[0.0], [0.1]]))
+
+
+@pytest.mark.parametrize("name", ALL_RULES)
+def test_steps_of_float64_tables_are_the_rules_to_float64(name):
+    """The store hands the rule its step and learning rate as tensors: nothing may fall back to float32 on the way."""
+    rule, ids, w = ALL_RULES[name], torch.tensor([0, 2]), normal(key(1), (3, 4), dtype=torch.float64)
+    store = rowwise_store(one_table(3, 4, torch.float64), rule)
+    tables = store.init(key(0))
+    tables["weights"]["dim4_float64"].copy_(w)
+    slots = {n: torch.full((3, *s.shape), s.fill, dtype=torch.float64) for n, s in rule.slots(4).items()}
+    for i in range(4):
+        emb, touched = store.lookup(tables, {"f": ids})
+        d_emb = gradient_of(emb, i)
+        tables = store.update(tables, touched, d_emb)
+        rows, new = rule.update(w[ids], d_emb["g"][:, 0], {n: s[ids] for n, s in slots.items()}, i + 1, 0.1)
+        w, slots = w.index_copy(0, ids, rows), {n: s.index_copy(0, ids, new[n]) for n, s in slots.items()}
+    torch.testing.assert_close(tables["weights"]["dim4_float64"], w, rtol=1e-12, atol=1e-14)
 
 
 def test_schedule_and_scale_reach_the_rows():
