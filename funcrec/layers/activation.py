@@ -20,9 +20,10 @@ Trees = tuple[TensorDict | None, TensorDict | None]
 
 
 class Activation(NamedTuple):
-    """``init(key, n, dtype) -> (params, state)`` and ``apply(params, x, state, *, train=False) -> (y, state)``.
+    """``init(key, n, dtype) -> (params, state)`` and ``apply(params, x, state, *, train, mask) -> (y, state)``.
 
-    ``x`` is ``[..., n]``. Both trees are None where there is nothing to learn, nothing to keep.
+    ``x`` is ``[..., n]``; ``mask``, ``[...]`` or None, says which rows count in batch statistics. Both trees are None
+    where there is nothing to learn, nothing to keep.
     """
 
     init: Callable[[Tensor, int, torch.dtype | None], Trees]
@@ -74,8 +75,9 @@ def _apply_function(
     state: TensorDict | None,
     *,
     train: bool = False,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, TensorDict | None]:
-    del params, train
+    del params, train, mask
     return function(x), state
 
 
@@ -86,9 +88,9 @@ def _init_prelu(key: Tensor, n: int, dtype: torch.dtype | None, num_parameters: 
 
 
 def _apply_prelu(
-    params: TensorDict, x: Tensor, state: TensorDict | None, *, train: bool = False
+    params: TensorDict, x: Tensor, state: TensorDict | None, *, train: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, TensorDict | None]:
-    del train
+    del train, mask
     return torch.where(x > 0, x, params["weight"] * x), state
 
 

@@ -12,7 +12,7 @@ from funcrec.core.tree import tree
 from funcrec.layers.batch_norm import batch_norm, init_batch_norm
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 def init_dice(key: Tensor, n: int, dtype: torch.dtype | None = None) -> tuple[TensorDict, TensorDict]:
@@ -22,11 +22,16 @@ def init_dice(key: Tensor, n: int, dtype: torch.dtype | None = None) -> tuple[Te
 
 
 def dice(
-    params: TensorDict, x: Float[Tensor, "... c"], state: TensorDict, *, train: bool = False
+    params: TensorDict,
+    x: Float[Tensor, "... c"],
+    state: TensorDict,
+    *,
+    train: bool = False,
+    mask: Bool[Tensor, "*rows"] | None = None,
 ) -> tuple[Float[Tensor, "... c"], TensorDict]:
     """``y = p ⊙ x + α ⊙ (1 − p) ⊙ x`` with ``p = σ(BN(x))``, BN without weight and bias.
 
-    At the initial α = 0 this is ``x · σ(BN(x))``.
+    At the initial α = 0 this is ``x · σ(BN(x))``. ``mask``: see :func:`~funcrec.layers.batch_norm.batch_norm`.
 
     Shape: x ``[..., c]``, returns ``[..., c]`` and the new running statistics.
 
@@ -35,6 +40,6 @@ def dice(
 
     Reference: Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction, eq. 3.
     """
-    normal, state = batch_norm(tree(), x, state, train=train)
+    normal, state = batch_norm(tree(), x, state, train=train, mask=mask)
     p = torch.sigmoid(normal)
     return x * (p + params["alpha"] * (1 - p)), state

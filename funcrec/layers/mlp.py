@@ -21,7 +21,7 @@ from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.norm import init_layer_norm, layer_norm
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +124,18 @@ def init_mlp(
 
 
 def _layer(
-    params: TensorDict, x: Tensor, state: TensorDict | None, config: MLPConfig, train: bool
+    params: TensorDict, x: Tensor, state: TensorDict | None, config: MLPConfig, train: bool, mask: Tensor | None
 ) -> tuple[Tensor, dict[str, TensorDict]]:
-    """One layer without its dropout, and the entries of its new state; ``params`` and ``state`` are the layer's."""
+    """One layer between its linear map and its dropout, and the entries of its new state."""
     moved = {}
-    x = linear(params["linear"], x)
     if config.use_bn:
         if state is None:
             fail(ShapeError, "mlp: no running statistics in the state", fix="pass the state that init_mlp returned")
-        x, moved["bn"] = batch_norm(params["bn"], x, state["bn"], train=train)
+        x, moved["bn"] = batch_norm(params["bn"], x, state["bn"], train=train, mask=mask)
     elif config.use_ln:
         x = layer_norm(params["ln"], x)
     kept = None if state is None else state.get("activation", None)
-    x, kept = config.activation_fn.apply(params.get("activation", None), x, kept, train=train)
+    x, kept = config.activation_fn.apply(params.get("activation", None), x, kept, train=train, mask=mask)
     if kept is not None:
         moved["activation"] = kept
     return x, moved
@@ -150,13 +149,17 @@ def mlp_hidden(
     *,
     key: Tensor | None = None,
     train: bool = False,
+    mask: Bool[Tensor, "*rows"] | None = None,
+    projected: bool = False,
 ) -> tuple[list[Float[Tensor, "... _"]], TensorDict]:
     """The output of every layer, after its dropout, and the new state: :func:`mlp` is the last of them."""
     hidden = []
     moved = {}
     for i, rate in enumerate(config.dropout_rates):
         name = str(i)
-        x, entries = _layer(params[name], x, state.get(name, None), config, train)
+        if i > 0 or not projected:
+            x = linear(params[name]["linear"], x)
+        x, entries = _layer(params[name], x, state.get(name, None), config, train, mask)
         layer_key = fold_in(key, name) if train and rate and key is not None else None
         x = dropout(x, rate, key=layer_key, train=train)
         hidden.append(x)
@@ -173,8 +176,14 @@ def mlp(
     *,
     key: Tensor | None = None,
     train: bool = False,
+    mask: Bool[Tensor, "*rows"] | None = None,
+    projected: bool = False,
 ) -> tuple[Float[Tensor, "... n_out"], TensorDict]:
     """``x ← dropout(activation(norm(x Wᵀ + b)))`` for each layer, the last included: a head is a linear of its own.
+
+    Args:
+        mask: which rows are real, ``[...]``: only these count in batch statistics. None: all of them.
+        projected: x is ``x Wᵀ + b`` of the first layer already; attention computes that map in parts.
 
     Shape: x ``[..., n_in]``, returns ``[..., output_dim]`` and the new state.
 
@@ -182,7 +191,7 @@ def mlp(
         KeyMissingError: training with dropout and no ``key``.
         ShapeError: another width than the parameters were made for, or batch normalization in training of one row.
     """
-    hidden, state = mlp_hidden(params, x, state, config, key=key, train=train)
+    hidden, state = mlp_hidden(params, x, state, config, key=key, train=train, mask=mask, projected=projected)
     return hidden[-1], state
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
+from einops import reduce
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -38,4 +38,8 @@ def layer_norm(params: TensorDict, x: Float[Tensor, "... c"], eps: float = 1e-5)
     weight = params["weight"]
     if x.shape[-1:] != weight.shape:
         fail(ShapeError, "layer_norm: input", got=f"[..., {x.shape[-1]}]", expected=f"[..., {weight.shape[0]}]")
-    return F.layer_norm(x, weight.shape, weight, params["bias"], eps)
+    # Plain operations: the gradient of the jvp of torch's kernel is wrong (torch 2.13), and silently so.
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    centred = wide - reduce(wide, "... c -> ... 1", "mean")
+    scale = torch.rsqrt(reduce(centred.square(), "... c -> ... 1", "mean") + eps)
+    return (centred * scale * weight + params["bias"]).to(x.dtype)

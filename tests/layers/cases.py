@@ -20,7 +20,7 @@ from funcrec.layers.dice import dice, init_dice
 from funcrec.layers.dot import dot_interaction
 from funcrec.layers.dropout import dropout
 from funcrec.layers.fm import fm
-from funcrec.layers.group import group_stack, group_vector
+from funcrec.layers.inputs import group_vector, stacked
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
 from funcrec.layers.norm import init_layer_norm, layer_norm
@@ -86,14 +86,16 @@ def _pool_ragged(kind: Pool) -> Case:
 
 def _group() -> Case:
     fields = (Field("a", 2), Field("b", 2), Field("raw", 1, dense=True), Field("c", 2))
-    group, stacked = Group("g", fields), Group("g", tuple(f for f in fields if not f.dense))
+    group, embedded = Group("g", fields), Group("g", tuple(f for f in fields if not f.dense))
     batch = TensorDict({"dense": {"raw": noise(2, 4, 1)}}, batch_size=[])
 
     def f(p: TensorDict, x: Tensor) -> Tensor:
         emb = TensorDict({"g": x}, batch_size=[])
         rows = batch["dense"]["raw"][: x.shape[0]]
-        vector = group_vector(group, emb, TensorDict({"dense": {"raw": rows}}, batch_size=[]))
-        return vector.sum(1, keepdim=True) * group_stack(stacked, emb).flatten(1)
+        features = TensorDict({"dense": {"raw": rows}}, batch_size=[])
+        vector = group_vector(group, emb, features)
+        pairs = stacked(embedded, group_vector(embedded, emb, features))
+        return vector.sum(1, keepdim=True) * pairs.flatten(1)
 
     return Case("group", f, tree(), noise(1, 4, 3, 2), False)
 

@@ -14,9 +14,10 @@ from funcrec.core.tree import leaves, map_leaves, paths, stack, tree, unflatten
 from funcrec.layers.cross_v2 import cross_v2, init_cross_v2
 from funcrec.layers.dot import dot_interaction
 from funcrec.layers.fm import fm
-from funcrec.layers.group import group_vector
+from funcrec.layers.inputs import group_vector
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
-from tests.layers.cases import CASES, F64, Case, jitter, noise
+from tests.layers.cases import F64, Case, jitter, noise
+from tests.layers.table import CASES
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 # A stale graph was served from the cache once. Disabling the caches is itself announced by a warning.
