@@ -8,7 +8,8 @@ from funcrec import optim
 from funcrec.core import tree
 from funcrec.core.random import key
 from funcrec.layers.mlp import MLPConfig
-from tests.models.cases import CASES, inputs, weights
+from tests.models.cases import inputs, weights
+from tests.models.table import CASES
 from tests.train.tiny import STORES, data, step
 
 pytestmark = [

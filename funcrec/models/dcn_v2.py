@@ -15,7 +15,7 @@ from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.cross_v2 import cross_v2, init_cross_v2
-from funcrec.layers.group import group_vector
+from funcrec.layers.inputs import init_inputs, inputs
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
 
@@ -67,6 +67,7 @@ def dcn_v2(config: DCNv2Config) -> Model:
 
     def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
         params, state = {}, {}
+        params["inputs"], state["inputs"] = init_inputs(fold_in(key, "inputs"), (c.group,))
         for name, config_, n_in in (
             ("backbone", c.backbone, c.group.width),
             ("deep", c.deep, c.group.width),
@@ -87,12 +88,15 @@ def dcn_v2(config: DCNv2Config) -> Model:
             y, new[name] = mlp(params[name], x, state[name], part_config, key=child(key, name), train=train)
             return y
 
-        g = group_vector(c.group, emb, batch)
-        x = cross_v2(params["cross"], part("backbone", c.backbone, g) if c.backbone else g)
+        x, new["inputs"] = inputs(
+            params.get("inputs", None), (c.group,), emb, batch, state["inputs"], key=child(key, "inputs"), train=train
+        )
+        g = x[c.group.name]
+        y = cross_v2(params["cross"], part("backbone", c.backbone, g) if c.backbone else g)
         if c.deep:
-            x = torch.cat([x, part("deep", c.deep, g)], dim=-1)
+            y = torch.cat([y, part("deep", c.deep, g)], dim=-1)
         if c.final:
-            x = part("final", c.final, x)
-        return linear(params["head"], x), tree(new)
+            y = part("final", c.final, y)
+        return linear(params["head"], y), tree(new)
 
     return Model(init, apply, config, (c.group,))

@@ -15,7 +15,7 @@ from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.fm import fm
-from funcrec.layers.group import group_stack, group_vector
+from funcrec.layers.inputs import init_inputs, inputs, stacked
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
 
@@ -66,11 +66,13 @@ def deepfm(config: DeepFMConfig) -> Model:
     c = config
     fm_group = c.fm or c.deep
     _, dim = fm_group.require_stacked("DeepFM")
+    groups = tuple(g for g in (c.wide, c.deep, c.fm) if g is not None)
     final_in = 1 + dim + c.deep_mlp.output_dim
     head_in = c.final.output_dim if c.final else c.deep_mlp.output_dim
 
     def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
         params, state = {}, {}
+        params["inputs"], state["inputs"] = init_inputs(fold_in(key, "inputs"), groups)
         params["deep"], state["deep"] = init_mlp(fold_in(key, "deep"), c.deep.width, c.deep_mlp)
         if c.final:
             params["final"], state["final"] = init_mlp(fold_in(key, "final"), final_in, c.final)
@@ -79,15 +81,13 @@ def deepfm(config: DeepFMConfig) -> Model:
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         new = {}
-        wide = emb[c.wide.name].flatten(1).sum(1, keepdim=True)
-        pairs = fm(group_stack(fm_group, emb))
+        x, new["inputs"] = inputs(
+            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
+        )
+        wide = x[c.wide.name].sum(1, keepdim=True)
+        pairs = fm(stacked(fm_group, x[fm_group.name]))
         deep, new["deep"] = mlp(
-            params["deep"],
-            group_vector(c.deep, emb, batch),
-            state["deep"],
-            c.deep_mlp,
-            key=child(key, "deep"),
-            train=train,
+            params["deep"], x[c.deep.name], state["deep"], c.deep_mlp, key=child(key, "deep"), train=train
         )
         if c.final is None:
             return wide + pairs.sum(-1, keepdim=True) + linear(params["head"], deep), tree(new)
@@ -97,4 +97,4 @@ def deepfm(config: DeepFMConfig) -> Model:
         )
         return linear(params["head"], hidden), tree(new)
 
-    return Model(init, apply, config, tuple(g for g in (c.wide, c.deep, c.fm) if g is not None))
+    return Model(init, apply, config, groups)

@@ -17,9 +17,10 @@ from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.dot import dot_interaction
-from funcrec.layers.group import group_stack, group_vector
+from funcrec.layers.inputs import init_inputs, inputs, stacked
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.models.sparse_and_dense import check_sparse_and_dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,7 @@ class DLRMConfig:
     bias_init: Initializer | None = None
 
     def __post_init__(self) -> None:
-        if self.sparse.dense or self.sparse.stacked_dim is None:
-            dims = {f.name: f.dim for f in self.sparse.fields}
-            what = f"sparse group feature dims must be the same, but we find {dims}"
-            fail(ConfigError, what, fix="give the sparse group embedded fields of one dim only")
-        if (self.dense is None) != (self.dense_mlp is None):
-            seen = f"dense={self.dense and self.dense.name}, dense_mlp={self.dense_mlp}"
-            fail(ConfigError, "DLRM: dense group and dense_mlp", got=seen, expected="both or neither")
-        if self.dense_mlp and self.dense_mlp.output_dim != self.sparse.stacked_dim:
-            fail(
-                ConfigError,
-                "dense mlp last hidden_unit must be the same sparse feature dim",
-                got=self.dense_mlp.output_dim,
-                expected=self.sparse.stacked_dim,
-            )
+        check_sparse_and_dense("DLRM", self.sparse, self.dense, self.dense_mlp)
         if self.interaction not in ("dot", "cat"):
             fail(ConfigError, "DLRM: interaction", got=repr(self.interaction), expected="'dot' or 'cat'")
         if self.interaction == "cat" and not self.arch_with_sparse:
@@ -77,6 +65,7 @@ def dlrm(config: DLRMConfig) -> Model:
     """
     c = config
     n, dim = c.sparse.require_stacked("DLRM")
+    groups = tuple(g for g in (c.sparse, c.dense) if g is not None)
     n_all = n + (c.dense is not None)
     pairs = n_all * (n_all - 1) // 2 if c.interaction == "dot" else 0
     final_in = pairs + (dim if c.dense else 0) + (n * dim if c.arch_with_sparse else 0)
@@ -85,6 +74,7 @@ def dlrm(config: DLRMConfig) -> Model:
 
     def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
         params, state = {}, {}
+        params["inputs"], state["inputs"] = init_inputs(fold_in(key, "inputs"), groups)
         if c.dense and c.dense_mlp:
             params["dense"], state["dense"] = init_mlp(fold_in(key, "dense"), c.dense.width, c.dense_mlp)
         params["final"], state["final"] = init_mlp(fold_in(key, "final"), final_in, c.final)
@@ -95,11 +85,14 @@ def dlrm(config: DLRMConfig) -> Model:
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         new, parts = {}, []
-        fields = sparse = group_stack(c.sparse, emb)
+        x, new["inputs"] = inputs(
+            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
+        )
+        fields = sparse = stacked(c.sparse, x[c.sparse.name])
         if c.dense and c.dense_mlp:
             dense, new["dense"] = mlp(
                 params["dense"],
-                group_vector(c.dense, emb, batch),
+                x[c.dense.name],
                 state["dense"],
                 c.dense_mlp,
                 key=child(key, "dense"),
@@ -110,10 +103,10 @@ def dlrm(config: DLRMConfig) -> Model:
         if c.interaction == "dot":
             parts.insert(0, dot_interaction(fields))
         if c.arch_with_sparse:
-            parts.append(rearrange(sparse, "b n d -> b (n d)"))
+            parts.append(x[c.sparse.name])
         hidden, new["final"] = mlp(
             params["final"], torch.cat(parts, dim=-1), state["final"], c.final, key=child(key, "final"), train=train
         )
         return linear(params["head"], hidden), tree(new)
 
-    return Model(init, apply, config, tuple(g for g in (c.sparse, c.dense) if g is not None))
+    return Model(init, apply, config, groups)

@@ -10,7 +10,7 @@ from torch import Tensor
 from funcrec.core.groups import Group
 from funcrec.core.model import Model
 from funcrec.layers.fm import fm as fm_interaction
-from funcrec.layers.group import group_stack
+from funcrec.layers.inputs import group_vector, stacked
 from funcrec.models.lr import LRConfig, lr
 
 
@@ -23,6 +23,7 @@ class FMConfig:
 
     def __post_init__(self) -> None:
         LRConfig(wide=self.wide)
+        self.fm.require_plain("FM")
         self.fm.require_stacked("FM")
 
 
@@ -35,6 +36,6 @@ def fm(config: FMConfig) -> Model:
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         y, state = first_order.apply(params, emb, batch, state, key=key, train=train)
-        return y + fm_interaction(group_stack(config.fm, emb)).sum(-1, keepdim=True), state
+        return y + fm_interaction(stacked(config.fm, group_vector(config.fm, emb, batch))).sum(-1, keepdim=True), state
 
     return Model(init, apply, config, (config.wide, config.fm))

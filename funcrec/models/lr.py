@@ -12,7 +12,7 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.model import Model
 from funcrec.core.tree import tree
-from funcrec.layers.group import group_vector
+from funcrec.layers.inputs import group_vector
 from funcrec.layers.linear import init_linear, linear
 
 
@@ -23,6 +23,7 @@ class LRConfig:
     wide: Group
 
     def __post_init__(self) -> None:
+        self.wide.require_plain("LR")
         odd = {f.name: f.dim for f in self.wide.embedded if f.dim != 1}
         if odd:
             fail(ConfigError, f"LR: group {self.wide.name!r}: dims", got=odd, expected="dim 1: one weight an id")

@@ -13,6 +13,7 @@ from funcrec.core.tree import map_leaves
 from funcrec.layers.mlp import MLPConfig
 
 IDS, DENSE = ["a", "b", "c"], ["x", "y"]
+STEPS = 3  # length of the padded histories
 MLP = MLPConfig(hidden_units=(5, 3), activation="nn.Tanh")  # smooth: second derivatives and finite differences agree
 BN = MLPConfig(hidden_units=(5, 3), activation="nn.Tanh", use_bn=True)
 DROP = MLPConfig(hidden_units=(5, 3), activation="nn.Tanh", dropout=0.5)
@@ -53,16 +54,26 @@ CASES = {
 
 
 def inputs(model: Model, batch: int, seed: int = 0, dtype: torch.dtype = torch.float64):
-    """Embeddings by group and dense features by field."""
-    k = key(seed)
-    emb = {
-        g.name: normal(fold_in(k, g.name), (batch, *g.embedded_shape), dtype=dtype)
-        for g in sorted(model.groups, key=lambda g: g.name)
-        if g.embedded
-    }
-    dense = {f.name: normal(fold_in(k, f.name), (batch, f.dim), dtype=dtype) for g in model.groups for f in g.dense}
-    features = {"dense": TensorDict(dict(sorted(dense.items())), [batch]), "label": torch.zeros(batch, dtype=dtype)}
-    return TensorDict(emb, [batch]), TensorDict(features, [batch])
+    """Embeddings by group and dense features by field; histories of 3, 2, 1, 0 steps and so on, with their queries."""
+    sequences = list(dict.fromkeys(s for g in model.groups for s in g.sequences))
+    groups = [*model.groups, *(s.query_group for s in sequences if s.query_group)]
+
+    def draw(name: str, *shape: int) -> torch.Tensor:
+        return normal(fold_in(key(seed), name), shape, dtype=dtype)
+
+    emb = {g.name: draw(g.name, batch, *g.embedded_shape) for g in groups if g.embedded}
+    dense = {f.name: draw(f.name, batch, f.width) for g in groups for f in g.dense}
+    features: dict[str, Any] = {"dense": dict(sorted(dense.items())), "label": torch.zeros(batch, dtype=dtype)}
+    for i, s in enumerate(sequences):
+        lengths = (torch.arange(batch) + i + 3) % (STEPS + 1)  # from full to empty
+        real = torch.arange(STEPS) < lengths[:, None]
+        width = sum(f.dim for f in s.embedded)
+        if width:
+            emb[s.name] = draw(s.name, batch, STEPS, width) * real[..., None]
+        raw = {f.name: draw(f.name, batch, STEPS, f.dim) * real[..., None] for f in s.keys if f.dense}
+        features.setdefault("length", {})[s.name] = lengths
+        features.setdefault("sequence", {}).update(raw)
+    return TensorDict(dict(sorted(emb.items())), [batch]), TensorDict(features, [batch])
 
 
 def weights(model: Model, seed: int = 1, dtype: torch.dtype = torch.float64):
