@@ -21,10 +21,12 @@ ARROWS = {
     "metrics": {"core"},
     "data": {"core"},
     "embedding": {"optim", "core"},
+    "transform": {"losses", "core"},
+    "interop": {"models", "layers", "embedding", "optim", "losses", "metrics", "transform", "core"},
     "train": {"embedding", "optim", "losses", "metrics", "data", "core"},
 }
 # Heavy packages and the one room each may be imported in.
-ONLY_IN = {"triton": "kernels", "torchrec": "shard", "fbgemm_gpu": "shard", "pyarrow": "data"}
+ONLY_IN = {"triton": "kernels", "torchrec": "shard", "fbgemm_gpu": "shard", "pyarrow": "data", "google": "interop"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
