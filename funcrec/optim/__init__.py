@@ -1,6 +1,7 @@
 """Optimizers as values over leaf lists, learning-rate schedules, and row rules for embedding tables."""
 
 from funcrec.optim import rowwise, schedules
+from funcrec.optim.adadelta import adadelta
 from funcrec.optim.adagrad import adagrad
 from funcrec.optim.adam import adam, adamw
 from funcrec.optim.base import Optimizer, State, Transform, apply_updates, chain, set_scale
@@ -10,6 +11,7 @@ from funcrec.optim.ema import Ema, ema
 from funcrec.optim.groups import groups
 from funcrec.optim.lamb import lamb
 from funcrec.optim.plateau import Plateau, plateau
+from funcrec.optim.rmsprop import rmsprop
 from funcrec.optim.schedules import Schedule, as_schedule
 from funcrec.optim.sgd import sgd
 
@@ -20,6 +22,7 @@ __all__ = [
     "Schedule",
     "State",
     "Transform",
+    "adadelta",
     "adagrad",
     "adam",
     "adamw",
@@ -36,6 +39,7 @@ __all__ = [
     "groups",
     "lamb",
     "plateau",
+    "rmsprop",
     "rowwise",
     "schedules",
     "set_scale",

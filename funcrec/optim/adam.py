@@ -21,6 +21,7 @@ def adam(
     eps: float = 1e-8,
     *,
     weight_decay: float = 0.0,
+    amsgrad: bool = False,
 ) -> Optimizer:
     """``m ← β₁m + (1-β₁)g``; ``v ← β₂v + (1-β₂)g²``; ``w ← w - lr·m̂/(√v̂ + ε)``, with ``g`` including ``λw``.
 
@@ -32,13 +33,14 @@ def adam(
         betas: ``(β₁, β₂)``, each in [0, 1).
         eps: ε.
         weight_decay: λ of the L2 term added to the gradient.
+        amsgrad: divide by the largest ``v`` so far instead of the current one.
 
     Raises:
         ConfigError: a number outside its range.
 
-    Reference: Kingma & Ba 2015, algorithm 1.
+    Reference: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar 2018, algorithm 2, for ``amsgrad``.
     """
-    return _adam("adam", learning_rate, betas, eps, weight_decay, decoupled=False)
+    return _adam("adam", learning_rate, betas, eps, weight_decay, amsgrad, decoupled=False)
 
 
 def adamw(
@@ -47,6 +49,7 @@ def adamw(
     eps: float = 1e-8,
     *,
     weight_decay: float = 0.01,
+    amsgrad: bool = False,
 ) -> Optimizer:
     """Adam without the L2 term, and ``w ← w - lr·λ·w`` beside it: ``w ← w - lr·(m̂/(√v̂ + ε) + λw)``.
 
@@ -54,7 +57,7 @@ def adamw(
 
     Reference: Loshchilov & Hutter 2019, algorithm 2.
     """
-    return _adam("adamw", learning_rate, betas, eps, weight_decay, decoupled=True)
+    return _adam("adamw", learning_rate, betas, eps, weight_decay, amsgrad, decoupled=True)
 
 
 def check_adam(
@@ -74,13 +77,16 @@ def init_moments(leaves: Sequence[Tensor]) -> Slots:
 def adam_ratio(
     grads: Sequence[Tensor], slots: Slots, betas: tuple[float, float], eps: float, k: int
 ) -> tuple[list[Tensor], Slots]:
-    """``m̂/(√v̂ + ε)`` of the moments after this gradient, and those moments."""
+    """``m̂/(√v̂ + ε)`` of the moments after this gradient, and those moments; v is ``nu_max`` where given."""
     b1, b2 = betas
     mu = each.lerp(slots["mu"], grads, 1.0 - b1)
     nu = each.addcmul(each.mul(slots["nu"], b2), grads, grads, 1.0 - b2)
-    root = each.div(each.sqrt(nu), math.sqrt(1.0 - b2 ** (k + 1)))
+    new = {"mu": mu, "nu": nu}
+    if "nu_max" in slots:
+        new["nu_max"] = each.maximum(slots["nu_max"], nu)
+    root = each.div(each.sqrt(new.get("nu_max", nu)), math.sqrt(1.0 - b2 ** (k + 1)))
     ratio = each.div(each.div(mu, 1.0 - b1 ** (k + 1)), each.add(root, eps))
-    return ratio, {"mu": mu, "nu": nu}
+    return ratio, new
 
 
 def _adam(
@@ -89,10 +95,14 @@ def _adam(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
+    amsgrad: bool,
     decoupled: bool,
 ) -> Optimizer:
     check_adam(where, learning_rate, betas, eps, weight_decay)
     fused = torch._fused_adamw_ if decoupled else torch._fused_adam_
+
+    def init(leaves: Sequence[Tensor]) -> Slots:
+        return init_moments(leaves) | ({"nu_max": zeros(leaves)} if amsgrad else {})
 
     def direction(
         grads: Sequence[Tensor], slots: Slots, leaves: Sequence[Tensor], lr: float, k: int
@@ -110,15 +120,15 @@ def _adam(
             grads,
             slots["mu"],
             slots["nu"],
-            [],
+            slots.get("nu_max", []),
             [count_tensor(k, leaves[0])] * len(leaves),
             lr=lr,
             beta1=betas[0],
             beta2=betas[1],
             weight_decay=weight_decay,
             eps=eps,
-            amsgrad=False,
+            amsgrad=amsgrad,
             maximize=False,
         )
 
-    return from_rule(learning_rate, init_moments, direction, kernel, "_fused_adamw_" if decoupled else "_fused_adam_")
+    return from_rule(learning_rate, init, direction, kernel, "_fused_adamw_" if decoupled else "_fused_adam_")

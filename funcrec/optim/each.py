@@ -55,6 +55,11 @@ def sqrt(xs: Tensors) -> list[Tensor]:
     return _each("sqrt", xs)
 
 
+def maximum(xs: Tensors, ys: Tensors) -> list[Tensor]:
+    """``max(x, y)``."""
+    return _each("maximum", xs, list(ys))
+
+
 def lerp(xs: Tensors, ys: Tensors, weight: float) -> list[Tensor]:
     """``x + weight (y - x)``."""
     return _each("lerp", xs, list(ys), weight)

@@ -44,6 +44,17 @@ def exponential_decay(
     return schedule
 
 
+def linear_decay(learning_rate: float, t_max: int, minimum: float = 0.0) -> Schedule:
+    """``lr(k) = learning_rate + (minimum - learning_rate) t / t_max`` with ``t = min(k, t_max)``.
+
+    Raises:
+        ConfigError: ``t_max`` is not positive, or ``minimum`` exceeds the learning rate.
+    """
+    positive("linear_decay", t_max=t_max)
+    _check_range("linear_decay", learning_rate, minimum)
+    return lambda k: minimum + (learning_rate - minimum) * (1.0 - min(k, t_max) / t_max)
+
+
 def cosine(learning_rate: float, t_max: int, minimum: float = 0.0) -> Schedule:
     """``lr(k) = minimum + (learning_rate - minimum) (1 + cos(π t / t_max)) / 2`` with ``t = min(k, t_max)``.
 

@@ -68,6 +68,7 @@ class FitConfig:
         reduce: factor on the learning rate after every epoch without gain (1: off).
         min_delta: smallest change that counts as a gain.
         accumulate: micro-batches of ``batch_size`` rows per step.
+        regression: metrics see the model's outputs as they are, not as probabilities.
     """
 
     batch_size: int
@@ -80,6 +81,7 @@ class FitConfig:
     keep_best: bool = True
     accumulate: int = 1
     eval_batch_size: int = 16384
+    regression: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "accumulate", "eval_batch_size"):
@@ -101,12 +103,21 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def evaluate(
-    step: Step, ts: TrainState, data: Dataset, metrics: Mapping[str, Metric], batch_size: int = 16384
+    step: Step,
+    ts: TrainState,
+    data: Dataset,
+    metrics: Mapping[str, Metric],
+    batch_size: int = 16384,
+    *,
+    regression: bool = False,
 ) -> dict[str, float]:
-    """The metrics of a model on a data set; each sees probabilities, labels and sample weights."""
+    """The metrics of a model on a data set; each sees probabilities, labels and sample weights.
+
+    With ``regression`` they see the outputs themselves, ``[B]``, in place of probabilities.
+    """
     states = {name: m.init() for name, m in metrics.items()}
     for batch, logits in predict(step, ts, data, batch_size):
-        p, f = probabilities(logits), batch.features.to(logits.device)
+        p, f = logits.float().squeeze(-1) if regression else probabilities(logits), batch.features.to(logits.device)
         for name, m in metrics.items():
             states[name] = m.update(states[name], p, f["label"], f.get("weight", None))
     return {name: float(m.compute(states[name])) for name, m in metrics.items()}
@@ -183,7 +194,9 @@ def fit(
             fail(ConfigError, "fit: the training data has no rows", got=f"epoch {run.epoch} without a batch")
         measured = None
         if valid is not None:
-            measured = evaluate(step, run.train, valid, metrics or {}, config.eval_batch_size)
+            measured = evaluate(
+                step, run.train, valid, metrics or {}, config.eval_batch_size, regression=config.regression
+            )
         mean = run.loss_sum / run.steps
         run = _end_of_epoch(run, config, measured)
         yield Report(run, mean, 0, run.history[-1])

@@ -13,7 +13,7 @@ from torch.func import grad_and_value
 from funcrec.core import tree
 from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, fail
-from funcrec.core.model import Model
+from funcrec.core.model import Model, Objective
 from funcrec.core.random import fold_in
 from funcrec.embedding import rows
 from funcrec.embedding.store import Store
@@ -51,12 +51,23 @@ def _share(batches: Sequence[Batch]) -> list[float]:
     return [s / (sum(sizes) or 1.0) for s in sizes]
 
 
+def _of_logits(model: Model, loss: Loss) -> Objective:
+    """The objective of a loss of the logits."""
+
+    def objective(params, emb, features, state, key):
+        logits, state = model.apply(params, emb, features, state, key=key, train=True)
+        return loss(logits, features["label"], features.get("weight", None)), (logits, state)
+
+    return objective
+
+
 def make_step(
     model: Model,
     store: Store,
     optimizer: Optimizer,
-    loss: Loss,
+    loss: Loss | None = None,
     *,
+    objective: Objective | None = None,
     precision: Precision = "fp32",
     max_norm: float | None = None,
     compile: bool = False,
@@ -67,6 +78,8 @@ def make_step(
     Everything lives on the device of the key given to ``init``; batches are moved there.
 
     Args:
+        loss: of the model's logits; or
+        objective: everything that is minimized, in place of a loss: ``funcrec.transform`` makes those of distillation.
         precision: autocast of model and loss; weights, tables and optimizers stay in float32.
         max_norm: clips the global norm of *all* gradients together, those of the touched rows (row-wise store) or of
             whole tables with their L2 term (dense store) included.
@@ -79,13 +92,16 @@ def make_step(
     if max_norm is not None and not max_norm > 0:
         fail(ConfigError, "max_norm", got=max_norm, expected="a positive number, or None")
 
-    def objective(params, emb, features, state, key, loss_scale):
+    minimized = objective if loss is None else _of_logits(model, loss)
+    if minimized is None or (loss is not None and objective is not None):
+        fail(ConfigError, "make_step: loss and objective", got="both" if loss else "neither", expected="one of them")
+
+    def scaled(params, emb, features, state, key, loss_scale):
         with autocast(precision, emb.device or features["label"].device):
-            logits, state = model.apply(params, emb, features, state, key=key, train=True)
-            value = loss(logits, features["label"], features.get("weight", None))
+            value, (logits, state) = minimized(params, emb, features, state, key)
         return value * loss_scale, (value, logits, state)
 
-    eager = grad_and_value(objective, argnums=(0, 1), has_aux=True)
+    eager = grad_and_value(scaled, argnums=(0, 1), has_aux=True)
     compiled = torch.compile(eager, fullgraph=True, dynamic=False) if compile else eager
 
     def init(key: Tensor) -> TrainState:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcrec.optim import (
     Optimizer,
+    adadelta,
     adagrad,
     adam,
     adamw,
@@ -20,6 +21,7 @@ from funcrec.optim import (
     decoupled_decay,
     groups,
     lamb,
+    rmsprop,
     schedules,
     sgd,
 )
@@ -36,6 +38,10 @@ RULES: dict[str, Callable[[], Optimizer]] = {
     "adam_l2": lambda: adam(schedules.cosine(0.05, 4), weight_decay=0.1),
     "adamw": lambda: adamw(0.05, weight_decay=0.1),
     "adagrad": lambda: adagrad(0.1, initial_accumulator=0.1, weight_decay=0.1),
+    "amsgrad": lambda: adam(0.05, (0.5, 0.6), amsgrad=True),
+    "adamw_amsgrad": lambda: adamw(0.05, (0.5, 0.6), weight_decay=0.1, amsgrad=True),
+    "rmsprop": lambda: rmsprop(0.05, 0.8, weight_decay=0.1),
+    "adadelta": lambda: adadelta(0.5, 0.8, 1e-2, weight_decay=0.1),
     "lamb": lambda: lamb(0.05, weight_decay=0.1),
 }
 COMPOSED: dict[str, Callable[[], Optimizer]] = {

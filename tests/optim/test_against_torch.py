@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from funcrec.optim import Optimizer, adagrad, adam, adamw, decoupled_decay, lamb, sgd
+from funcrec.optim import Optimizer, adadelta, adagrad, adam, adamw, decoupled_decay, lamb, rmsprop, sgd
 from tests.optim.cases import PATHS, close, draw, trajectory
 
 PAIRS: dict[str, tuple[Optimizer, Callable[..., torch.optim.Optimizer], dict]] = {
@@ -46,6 +46,29 @@ PAIRS: dict[str, tuple[Optimizer, Callable[..., torch.optim.Optimizer], dict]] =
         adagrad(0.1, initial_accumulator=0.3, eps=1e-3, weight_decay=0.2),
         torch.optim.Adagrad,
         {"lr": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-3, "weight_decay": 0.2},
+    ),
+    # short memories: the largest second moment must not be the latest
+    "amsgrad": (
+        adam(0.1, (0.5, 0.3), weight_decay=0.2, amsgrad=True),
+        torch.optim.Adam,
+        {"lr": 0.1, "betas": (0.5, 0.3), "weight_decay": 0.2, "amsgrad": True},
+    ),
+    "adamw_amsgrad": (
+        adamw(0.1, (0.5, 0.3), weight_decay=0.2, amsgrad=True),
+        torch.optim.AdamW,
+        {"lr": 0.1, "betas": (0.5, 0.3), "weight_decay": 0.2, "amsgrad": True},
+    ),
+    "rmsprop": (rmsprop(0.1), torch.optim.RMSprop, {"lr": 0.1}),
+    "rmsprop_options": (
+        rmsprop(0.1, 0.7, 1e-2, weight_decay=0.2),
+        torch.optim.RMSprop,
+        {"lr": 0.1, "alpha": 0.7, "eps": 1e-2, "weight_decay": 0.2},
+    ),
+    "adadelta": (adadelta(), torch.optim.Adadelta, {}),
+    "adadelta_options": (
+        adadelta(0.3, 0.7, 1e-2, weight_decay=0.2),
+        torch.optim.Adadelta,
+        {"lr": 0.3, "rho": 0.7, "eps": 1e-2, "weight_decay": 0.2},
     ),
 }
 

@@ -11,7 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funcrec.core.errors import ConfigError, ShapeError
-from funcrec.optim import Optimizer, adagrad, adam, adamw, apply_updates, chain, lamb, set_scale, sgd
+from funcrec.optim import (
+    Optimizer,
+    adadelta,
+    adagrad,
+    adam,
+    adamw,
+    apply_updates,
+    chain,
+    lamb,
+    rmsprop,
+    set_scale,
+    sgd,
+)
 from tests.optim.cases import ALL, COMPOSED, PATHS, RULES, SHAPES, close, draw, tensors, trajectory
 
 
@@ -218,6 +230,10 @@ def test_a_state_of_other_leaves_raises() -> None:
         (lambda: adamw(0.1, eps=0.0), "adamw: eps: got 0.0"),
         (lambda: adagrad(0.1, initial_accumulator=-1.0), "initial_accumulator"),
         (lambda: lamb(0.1, weight_decay=float("inf")), "lamb: weight_decay: got inf"),
+        (lambda: rmsprop(0.1, 1.0), "rmsprop: alpha: got 1.0"),
+        (lambda: rmsprop(0.1, eps=0.0), "rmsprop: eps: got 0.0"),
+        (lambda: adadelta(rho=-0.1), "adadelta: rho: got -0.1"),
+        (lambda: adadelta(-1.0), "adadelta: learning_rate: got -1.0"),
         (lambda: chain(), "chain"),
         (lambda: chain(sgd(0.1), adam(0.1)), "put the optimizer last"),
         (lambda: set_scale({"mask": torch.ones(1)}, 1.0), "without any learning rate"),

@@ -65,6 +65,15 @@ def slow_adam(partial: bool, trust: bool, zero_norm_ratio: float = 0.0) -> Calla
     return row
 
 
+def slow_lars(w: Row, g: Row, s: Memory, t: int, lr: float) -> Row:
+    norm_w = math.hypot(*w)
+    whole = math.hypot(*g) + DECAY * norm_w
+    rate = lr * 0.5 * norm_w / whole if whole > 0 else 0.0
+    old = s.get("mu", [0.0] * len(w))
+    s["mu"] = [B1 * m + rate * (gi + DECAY * wi) for m, gi, wi in zip(old, g, w, strict=True)]
+    return [wi - m for wi, m in zip(w, s["mu"], strict=True)]
+
+
 ADAM: Any = {"betas": (B1, B2), "eps": EPS, "weight_decay": DECAY}
 CASES: dict[str, tuple[rowwise.RowRule, Callable]] = {
     "sgd": (rowwise.sgd(0.1), slow_sgd),
@@ -85,6 +94,7 @@ CASES: dict[str, tuple[rowwise.RowRule, Callable]] = {
     "partial_rowwise_adam": (rowwise.partial_rowwise_adam(0.1, **ADAM), slow_adam(True, False)),
     "lamb": (rowwise.lamb(0.1, **ADAM), slow_adam(False, True)),
     "lamb_guarded": (rowwise.lamb(0.1, **ADAM, zero_norm_ratio=1.0), slow_adam(False, True, 1.0)),
+    "lars_sgd": (rowwise.lars_sgd(0.1, momentum=B1, weight_decay=DECAY, eta=0.5), slow_lars),
     "partial_rowwise_lamb": (rowwise.partial_rowwise_lamb(0.1, **ADAM), slow_adam(True, True)),
 }
 
@@ -174,6 +184,14 @@ def test_a_zero_row_of_lamb_moves_only_if_asked_to() -> None:
         torch.testing.assert_close(new, torch.full((1, 3), -0.1 * ratio))
 
 
+def test_a_step_of_lars_has_a_length_relative_to_the_row_whatever_the_gradients_size() -> None:
+    w, g = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rule = rowwise.lars_sgd(0.1)
+    for size in (1e-3, 1.0, 1e3):
+        new, _ = rule.update(w, size * g, fresh_slots(rule, 5, 3), 1, 0.1)
+        torch.testing.assert_close((new - w).norm(dim=1), 0.1 * 0.001 * w.norm(dim=1))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -184,6 +202,8 @@ def test_a_zero_row_of_lamb_moves_only_if_asked_to() -> None:
         (lambda: rowwise.rowwise_adagrad(0.1, weight_decay_mode="L2"), "'L2'"),  # type: ignore[arg-type]
         (lambda: rowwise.adam(0.1, betas=(0.9, 1.0)), "rowwise.adam: beta2"),
         (lambda: rowwise.lamb(0.1, zero_norm_ratio=-1.0), "zero_norm_ratio"),
+        (lambda: rowwise.lars_sgd(0.1, momentum=1.0), "rowwise.lars_sgd: momentum: got 1.0"),
+        (lambda: rowwise.lars_sgd(0.1, max_gradient=-1.0), "max_gradient: got -1.0"),
     ],
 )
 def test_bad_settings_raise_by_name(make, message: str) -> None:

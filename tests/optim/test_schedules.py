@@ -56,6 +56,13 @@ def test_staircase_is_constant_between_and_equal_on_the_steps(size: int, factor:
 
 
 @pytest.mark.parametrize("minimum", [0.0, 0.002])
+def test_linear_decay_as_torch_until_its_end_then_flat(minimum: float) -> None:
+    schedule = schedules.linear_decay(0.01, 5, minimum)
+    theirs = torch_rates(lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, minimum / 0.01, 5), 9)
+    assert rates(schedule, 0, 9) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("minimum", [0.0, 0.002])
 def test_cosine_as_torch_until_its_end_then_flat(minimum: float) -> None:
     schedule = schedules.cosine(0.01, 6, minimum)
     theirs = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6, minimum), 7)
@@ -114,6 +121,8 @@ def test_a_number_is_a_constant_schedule() -> None:
         lambda: schedules.exponential_decay(0.1, 0),
         lambda: schedules.exponential_decay(0.1, 1, 0.0),
         lambda: schedules.exponential_decay(0.1, 1, minimum=0.2),
+        lambda: schedules.linear_decay(0.1, 0),
+        lambda: schedules.linear_decay(0.1, 3, minimum=0.2),
         lambda: schedules.cosine(0.1, 0),
         lambda: schedules.cosine(0.1, -3),
         lambda: schedules.cosine(0.1, 3, minimum=0.2),
