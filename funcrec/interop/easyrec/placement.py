@@ -1,0 +1,101 @@
+"""Which optimizer owns which table.
+
+The original plans where its tables live before it trains, by estimated costs. A *sharded* table belongs to
+``sparse_optimizer``, fused into the backward pass. A *data-parallel* table is an ordinary weight of
+``dense_optimizer``: all its rows age in every step, its name counts for ``part_optimizers``, clipping, accumulation and
+moving averages reach it, and ``sparse_optimizer`` does not. By torchrec's estimates for one process on a CPU, tables of
+some tens of rows come out data-parallel and large ones sharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.errors import ConfigError, fail
+from funcrec.embedding.rows import Gradient, RowGrad, densify
+from funcrec.embedding.spec import EmbeddingSpec
+
+Plan = Literal["data_parallel", "sharded"]
+
+
+class Placement(NamedTuple):
+    """``weights``: tables that are weights of the dense optimizer. ``ruled``: by stack, the rows of the row rule's."""
+
+    weights: tuple[str, ...]
+    ruled: dict[str, Tensor]
+
+
+def place(spec: EmbeddingSpec, train_config: Any, plan: Plan, frozen: Sequence[str]) -> Placement:
+    """The owner of every table; frozen ones have none.
+
+    Raises:
+        ConfigError: an unknown plan or frozen table.
+    """
+    if plan not in get_args(Plan):
+        fail(ConfigError, "init_training: plan", got=repr(plan), expected=f"one of {get_args(Plan)}")
+    unknown = sorted(set(frozen) - set(spec.stack_of))
+    if unknown:
+        fail(ConfigError, "frozen tables", got=unknown, expected=f"names among {sorted(spec.stack_of)}")
+    trained = tuple(t.name for t in spec.tables if t.name not in frozen)
+    weights = trained if plan == "data_parallel" and _allows_data_parallel(train_config) else ()
+    ruled = {s.name: torch.zeros(s.rows, dtype=torch.bool) for s in spec.stacks}
+    for name in () if weights else trained:
+        _rows(spec, ruled, name).fill_(True)
+    return Placement(weights, ruled)
+
+
+def _allows_data_parallel(train_config: Any) -> bool:
+    limits = train_config.global_embedding_constraints
+    types, kernels = list(limits.sharding_types), list(limits.compute_kernels)
+    return (not types or "data_parallel" in types) and (not kernels or "dense" in kernels)
+
+
+def table_weights(spec: EmbeddingSpec, placement: Placement, stacks: TensorDict) -> list[Tensor]:
+    """The tables of the dense optimizer, as views of their stacks."""
+    return [_rows(spec, stacks, name) for name in placement.weights]
+
+
+def table_gradients(spec: EmbeddingSpec, placement: Placement, gradient: Gradient, stacks: TensorDict) -> list[Tensor]:
+    """The whole gradients of these tables, ``[rows, dim]`` each; zero where no row was looked up."""
+    own = {spec.stack_of[name].name for name in placement.weights}
+    whole = {n: densify(gradient[n], stacks[n].shape[0]) if n in gradient else torch.zeros_like(stacks[n]) for n in own}
+    return [_rows(spec, whole, name) for name in placement.weights]
+
+
+def ruled_gradient(placement: Placement, gradient: Gradient) -> Gradient:
+    """The gradient of the rows that the row rule trains, stacks without any left out."""
+
+    def kept() -> Iterator[tuple[str, RowGrad]]:
+        for name, (rows, values) in gradient.items():
+            mask = placement.ruled[name]
+            if mask.all():
+                yield name, RowGrad(rows, values)
+            elif mask.any():
+                assert rows is not None, "a row-wise store names its rows"
+                keep = mask.to(rows.device)[rows.long()]
+                yield name, RowGrad(rows[keep], values[keep])
+
+    return dict(kept())
+
+
+def with_table_weights(
+    spec: EmbeddingSpec, placement: Placement, stacks: TensorDict, tables: Sequence[Tensor]
+) -> TensorDict:
+    """The stacks with these tables in place of the dense optimizer's; the others are not copied."""
+    own = {spec.stack_of[name].name for name in placement.weights}
+    new = {name: stack.clone() if name in own else stack for name, stack in stacks.items()}
+    for name, table in zip(placement.weights, tables, strict=True):
+        _rows(spec, new, name).copy_(table)
+    return TensorDict(new, batch_size=[])
+
+
+def _rows(spec: EmbeddingSpec, stacks: Any, table: str) -> Tensor:
+    """A view of one table's part of something that is as long as its stack."""
+    stack = spec.stack_of[table]
+    start = stack.offsets[table]
+    return stacks[stack.name][start : start + next(t.rows for t in stack.tables if t.name == table)]
