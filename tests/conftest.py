@@ -13,15 +13,26 @@ settings.register_profile("funcrec", deadline=None, max_examples=25, suppress_he
 settings.load_profile("funcrec")
 torch.set_num_threads(1)
 
-REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared(name: str, what: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        reason = f"{what} are not on this machine"
+        if os.environ.get("FUNCREC_REQUIRE_REAL_DATA"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of research data sets; they belong to others and are no part of the repository."""
-    if not REAL_DATA.is_dir():
-        reason = "the research data sets are not on this machine"
-        if os.environ.get("FUNCREC_REQUIRE_REAL_DATA"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return REAL_DATA
+    return _shared("data", "the research data sets")
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of configs, weights and numbers that TorchEasyRec computed."""
+    return _shared("goldens", "the golden cases")

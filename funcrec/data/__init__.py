@@ -8,11 +8,12 @@ except ImportError as error:
 from funcrec.data.chunk import BadRows
 from funcrec.data.columns import Bucketised, Categorical, Hash, Numeric, Range, Vocabulary
 from funcrec.data.delimited import Csv
+from funcrec.data.join import Join
 from funcrec.data.learn import learn
 from funcrec.data.libsvm import Libsvm
 from funcrec.data.memory import InMemory, load
 from funcrec.data.parquet import Parquet
-from funcrec.data.recipes import Recipe, adult, avazu, criteo, frappe
+from funcrec.data.recipes import Recipe, adult, avazu, criteo, din_toys_and_games, frappe, ml_100k
 from funcrec.data.schema import Fields, Schema
 from funcrec.data.source import Source
 from funcrec.data.stream import Stream
@@ -28,6 +29,7 @@ __all__ = [
     "Fields",
     "Hash",
     "InMemory",
+    "Join",
     "Label",
     "Libsvm",
     "Moments",
@@ -46,8 +48,10 @@ __all__ = [
     "adult",
     "avazu",
     "criteo",
+    "din_toys_and_games",
     "frappe",
     "learn",
     "load",
+    "ml_100k",
     "planted",
 ]

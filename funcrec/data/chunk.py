@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from funcrec.core.errors import ConfigError, DataError, fail
+
+
+class Selects(Protocol):
+    """Who knows which columns to read of a file with these ones: a schema, or what a join leaves of it."""
+
+    def select(self, file: str, present: Sequence[str]) -> list[str]: ...
 
 
 class BadRow(NamedTuple):

@@ -152,8 +152,9 @@ class Categorical:
         encoding: how a token becomes an id. Tokens are text; integers of a typed file are their decimal digits.
         separator: splits text cells into items; typed files have lists already.
         weighted: items are ``key:weight`` text, or a map, or structs of two fields.
-        sequence: items are ordered in time, the latest last.
-        max_length: keeps the last items of a sequence, the first ones of a bag.
+        sequence: items are ordered in time, the latest last. With ``bag`` each step is a list of ids, of no order:
+            the attributes of each item of a history. Cells are lists, steps lists or text split at ``separator``.
+        max_length: keeps the last items, or steps, of a sequence, the first ones of a bag.
         derive: computes the token from the cell (see :mod:`funcrec.data.derive`).
         shares: the categorical field whose vocabulary this one uses, as a history of items shares the items'.
     """
@@ -183,16 +184,19 @@ class Categorical:
             fail(
                 ConfigError, where, got="max_length with one id a row", fix="add bag=True, sequence=True or a separator"
             )
-        if self.bag and self.sequence:
-            fail(
-                ConfigError, where, got="bag and sequence", expected="one of them: a sequence is ordered, a bag is not"
-            )
+        if self.nested and self.weighted:
+            fail(ConfigError, where, got="weighted with bag and sequence", expected="bags of plain ids")
         if self.ragged and self.derive is not None:
             fail(ConfigError, where, got="derive with several ids a row", expected="one value a row")
 
     @property
     def ragged(self) -> bool:
         return self.bag or self.sequence or self.weighted or self.separator is not None
+
+    @property
+    def nested(self) -> bool:
+        """Whether each step of the sequence is a bag."""
+        return self.bag and self.sequence
 
     def rows(self, vocabularies: Vocabularies) -> int:
         """Table rows, the row of unknown values included."""

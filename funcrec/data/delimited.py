@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from funcrec.core.errors import ConfigError, DataError, fail
-from funcrec.data.chunk import BadRow, Chunk, reading
-from funcrec.data.schema import Schema
+from funcrec.data.chunk import BadRow, Chunk, Selects, reading
 
 _COMPRESSION = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
 _FIRST_LINE = 1 << 20
@@ -62,7 +61,7 @@ def open_text(file: str) -> pa.NativeFile:
     return pa.input_stream(file, compression=_COMPRESSION.get(file.rsplit(".", 1)[-1]))
 
 
-def read_csv(file: str, layout: Csv, schema: Schema) -> Iterator[Chunk]:
+def read_csv(file: str, layout: Csv, schema: Selects) -> Iterator[Chunk]:
     """The file's rows that split into the right number of cells; the others in ``Chunk.bad``.
 
     Lines without any text in their cells are dropped.

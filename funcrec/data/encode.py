@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.batch import Batch
-from funcrec.core.ragged import Ragged
+from funcrec.core.ragged import Nested, Ragged
 from funcrec.data.columns import Bucketised, Categorical, Hash, Numeric, Range
 from funcrec.data.hashing import hash_texts
 from funcrec.data.parse import Parsed, Tokens
@@ -21,28 +21,32 @@ from funcrec.data.vocabulary import Vocabularies
 
 
 def encode(schema: Schema, vocabularies: Vocabularies, rows: Parsed) -> Batch:
-    """The batch of these rows: ids by field, and ``dense``, ``label``, ``weight``, ``time`` where the schema has them.
+    """The batch of these rows: ids by field; ``dense``, ``length``, ``label``, ``weight``, ``time`` if there are any.
 
     Raises:
         ConfigError: the vocabularies lack a field of the schema.
     """
-    ids: dict[str, Tensor | Ragged] = {}
+    ids: dict[str, Tensor | Ragged | Nested] = {}
     dense: dict[str, Tensor] = {}
+    length: dict[str, Tensor] = {}
     for column in schema.columns:
         if isinstance(column, Categorical):
-            ids[column.name] = _categorical(column, vocabularies, rows.tokens[column.name])
+            ids[column.name] = x = _categorical(column, vocabularies, rows.tokens[column.name])
+            if column.sequence and not isinstance(x, Tensor):
+                length[column.name] = x.lengths
         elif isinstance(column, Bucketised):
             ids[column.name] = _buckets(vocabularies.edges(column), rows.numbers[column.name][:, 0])
         else:
             dense[column.name] = _dense(column, vocabularies, rows.numbers[column.name])
     kinds = {"label": torch.float32, "weight": torch.float32, "time": torch.float64}
     features: dict[str, Tensor | TensorDict] = {k: torch.tensor(v, dtype=kinds[k]) for k, v in rows.targets.items()}
-    if dense:
-        features["dense"] = TensorDict(dict(sorted(dense.items())), batch_size=[rows.n])
+    for name, part in (("dense", dense), ("length", length)):
+        if part:
+            features[name] = TensorDict(dict(sorted(part.items())), batch_size=[rows.n])
     return Batch(ids, TensorDict(dict(sorted(features.items())), batch_size=[rows.n]))
 
 
-def _categorical(column: Categorical, vocabularies: Vocabularies, tokens: Tokens) -> Tensor | Ragged:
+def _categorical(column: Categorical, vocabularies: Vocabularies, tokens: Tokens) -> Tensor | Ragged | Nested:
     encoding = column.encoding
     if isinstance(encoding, Range):
         ids = _range(encoding, tokens.values)
@@ -54,7 +58,8 @@ def _categorical(column: Categorical, vocabularies: Vocabularies, tokens: Tokens
     if tokens.lengths is None:
         return values
     weights = None if tokens.weights is None else torch.tensor(tokens.weights, dtype=torch.float32)
-    return Ragged.from_lengths(values, torch.from_numpy(tokens.lengths), weights)
+    ragged = Ragged.from_lengths(values, torch.from_numpy(tokens.lengths), weights)
+    return ragged if tokens.steps is None else Nested.from_lengths(ragged, torch.from_numpy(tokens.steps))
 
 
 def _by_distinct(texts: pa.StringArray, ids_of: Callable[[pa.StringArray], np.ndarray]) -> np.ndarray:

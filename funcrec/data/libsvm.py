@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from funcrec.core.errors import DataError, fail
-from funcrec.data.chunk import Chunk, reading
+from funcrec.data.chunk import Chunk, Selects, reading
 from funcrec.data.delimited import open_text
-from funcrec.data.schema import Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Libsvm:
     block_bytes: int = 1 << 22
 
 
-def read_libsvm(file: str, layout: Libsvm, schema: Schema) -> Iterator[Chunk]:
+def read_libsvm(file: str, layout: Libsvm, schema: Selects) -> Iterator[Chunk]:
     """The file's rows, without comments (``# ...``) and blank lines.
 
     Raises:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.parquet as pq
 
-from funcrec.data.chunk import Chunk, reading
-from funcrec.data.schema import Schema
+from funcrec.data.chunk import Chunk, Selects, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class Parquet:
     chunk_rows: int = 1 << 16
 
 
-def read_parquet(file: str, layout: Parquet, schema: Schema) -> Iterator[Chunk]:
+def read_parquet(file: str, layout: Parquet, schema: Selects) -> Iterator[Chunk]:
     """The file's rows, with the schema's columns only.
 
     Raises:

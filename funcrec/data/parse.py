@@ -26,11 +26,15 @@ _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.t
 
 
 class Tokens(NamedTuple):
-    """A categorical column: texts (integers for a range), null where empty; lengths and weights if ragged."""
+    """A categorical column: texts (integers for a range), null where empty; lengths and weights if ragged.
+
+    ``steps``: of a sequence of bags, how many each row has; ``lengths`` are then those of the bags.
+    """
 
     values: pa.Array
     lengths: np.ndarray | None = None
     weights: np.ndarray | None = None
+    steps: np.ndarray | None = None
 
 
 class Parsed(NamedTuple):
@@ -153,7 +157,7 @@ def _dense(column: Numeric, source: str, cells: pa.Array, problems: _Problems) -
 
 
 def _tokens(column: Categorical, source: str, cells: pa.Array, problems: _Problems) -> Tokens:
-    weights = None
+    weights = steps = None
     if not column.ragged:
         _check_values(source, cells, _TOKENS, problems.chunk)
         values, lengths, rows = cells, None, np.arange(len(cells))
@@ -161,9 +165,14 @@ def _tokens(column: Categorical, source: str, cells: pa.Array, problems: _Proble
             values, bad, expected = derive(column.derive, cells)
             problems.add(source, bad, cells, expected)
     else:
-        _check_items(source, cells, column.separator, problems.chunk)
-        items = _last(column, cl.to_items(cells, column.separator))
+        outer = None if column.nested else column.separator
+        _check_items(source, cells, outer, problems.chunk)
+        items = _last(column, cl.to_items(cells, outer))
         values, lengths, rows = items.values, items.lengths, items.rows()
+        if column.nested:
+            _check_items(f"{source}[]", values, column.separator, problems.chunk)
+            bags = cl.to_items(cl.normalise(values, ("",)), column.separator)
+            values, lengths, steps, rows = bags.values, bags.lengths, lengths, rows[bags.rows()]
         if column.weighted:
             _check_values(source, values, [pa.types.is_struct], problems.chunk)
             values, texts, bad = cl.split_pairs(values)
@@ -180,7 +189,7 @@ def _tokens(column: Categorical, source: str, cells: pa.Array, problems: _Proble
         problems.add(source, np.bincount(rows[outside], minlength=len(cells)) > 0, cells, expected)
     else:
         values = cl.to_text(values)
-    return Tokens(values, lengths, weights)
+    return Tokens(values, lengths, weights, steps)
 
 
 def _last(column: Categorical, items: cl.Items) -> cl.Items:

@@ -9,12 +9,12 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.batch import Batch
-from funcrec.core.ragged import Ragged
+from funcrec.core.ragged import Nested, Ragged
 
 
 def select(batch: Batch, rows: Tensor) -> Batch:
     """The rows with these indices, in this order."""
-    ids = {name: x.select(rows) if isinstance(x, Ragged) else x[rows] for name, x in batch.ids.items()}
+    ids = {name: x[rows] if isinstance(x, Tensor) else x.select(rows) for name, x in batch.ids.items()}
     return Batch(ids, batch.features[rows])
 
 
@@ -24,11 +24,16 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(ids, batch.features[start:stop])
 
 
-def _cut(x: Tensor | Ragged, start: int, stop: int) -> Tensor | Ragged:
+def _cut(x: Tensor | Ragged | Nested, start: int, stop: int) -> Tensor | Ragged | Nested:
     if isinstance(x, Tensor):
         return x[start:stop]
     offsets = x.offsets[start : stop + 1]
-    inside = slice(int(offsets[0]), int(offsets[-1]))
+    first, last = int(offsets[0]), int(offsets[-1])
+    if isinstance(x, Nested):
+        bags = _cut(x.bags, first, last)
+        assert isinstance(bags, Ragged)
+        return Nested(bags, offsets - offsets[0])
+    inside = slice(first, last)
     return Ragged(x.values[inside], offsets - offsets[0], None if x.weights is None else x.weights[inside])
 
 
@@ -40,7 +45,12 @@ def concat(batches: Sequence[Batch]) -> Batch:
     return Batch(ids, TensorDict.cat([b.features for b in batches], dim=0))
 
 
-def _concat(parts: Sequence[Tensor | Ragged]) -> Tensor | Ragged:
+def _concat(parts: Sequence[Tensor | Ragged | Nested]) -> Tensor | Ragged | Nested:
+    nested = [p for p in parts if isinstance(p, Nested)]
+    if nested:
+        bags = _concat([p.bags for p in nested])
+        assert isinstance(bags, Ragged)
+        return Nested.from_lengths(bags, torch.cat([p.lengths for p in nested]))
     ragged = [p for p in parts if isinstance(p, Ragged)]
     if not ragged:
         return torch.cat([p for p in parts if isinstance(p, Tensor)])

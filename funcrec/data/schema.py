@@ -22,7 +22,8 @@ class Fields(NamedTuple):
     """What a batch offers: what table specs and groups are made from.
 
     ``rows``: by id field its table rows. ``dense``: by dense field its width. ``ragged``: the id fields with a varying
-    number of ids. ``sequences``: those of them that are ordered. ``shares``: by id field the field whose ids it uses.
+    number of ids. ``sequences``: those of them that are ordered, whose steps ``features["length"]`` counts.
+    ``shares``: by id field the field whose ids it uses.
     """
 
     rows: dict[str, int]
@@ -92,16 +93,7 @@ class Schema:
         Raises:
             DataError: a column is repeated, lacking, or unknown to the schema.
         """
-        if repeated := _repeated(present):
-            fail(DataError, f"{file}: repeated columns", got=repeated, expected="each name once")
-        for name in self.sources:
-            if name not in present:
-                fail(DataError, f"{file}: no column {name!r}", fix=nearest(name, present))
-        unknown = [n for n in present if n not in self.sources and n not in self.ignore]
-        if unknown and self.extra == "raise":
-            fix = "list them in Schema.ignore, or set extra='ignore'"
-            fail(DataError, f"{file}: columns that the schema does not name", got=unknown, fix=fix)
-        return list(self.sources)
+        return select_columns(file, present, self.sources, self.ignore, self.extra)
 
     def fields(self, vocabularies: Vocabularies) -> Fields:
         """Table rows and widths of every field, given what was learnt from the data."""
@@ -134,6 +126,26 @@ class Schema:
         if not isinstance(schema, Schema):
             fail(ConfigError, "schema", got=type(schema).__name__, expected="an object of kind 'Schema'")
         return schema
+
+
+def select_columns(
+    file: str,
+    present: Sequence[str],
+    wanted: Sequence[str],
+    ignore: Sequence[str] = (),
+    extra: Literal["raise", "ignore"] = "ignore",
+) -> list[str]:
+    """The ``wanted`` columns, all of which must be ``present``; see :meth:`Schema.select`."""
+    if repeated := _repeated(present):
+        fail(DataError, f"{file}: repeated columns", got=repeated, expected="each name once")
+    for name in wanted:
+        if name not in present:
+            fail(DataError, f"{file}: no column {name!r}", fix=nearest(name, present))
+    unknown = [n for n in present if n not in wanted and n not in ignore]
+    if unknown and extra == "raise":
+        fix = "list them in Schema.ignore, or set extra='ignore'"
+        fail(DataError, f"{file}: columns that the schema does not name", got=unknown, fix=fix)
+    return list(wanted)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

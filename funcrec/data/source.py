@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from funcrec.core.errors import ConfigError, DataError, fail
-from funcrec.data.chunk import Chunk
+from funcrec.data.chunk import Chunk, Selects
 from funcrec.data.delimited import Csv, read_csv
+from funcrec.data.join import Join, Joined, add_columns, read_side
 from funcrec.data.libsvm import Libsvm, read_libsvm
 from funcrec.data.parquet import Parquet, read_parquet
 from funcrec.data.schema import Schema
@@ -32,14 +33,17 @@ class Source:
 
     Without a ``format`` it follows from each file's name: csv, tsv, parquet (pq) or libsvm (svm), the text formats
     also compressed (.gz, .zst, .bz2). Files of a directory whose names start with ``.`` or ``_`` are left out.
+    ``joins`` add the columns of side files, in their order.
     """
 
     paths: tuple[str, ...]
     format: Format | None = None
+    joins: tuple[Join, ...] = ()
 
     def __post_init__(self) -> None:
         paths = (self.paths,) if isinstance(self.paths, str | os.PathLike) else tuple(self.paths)
         object.__setattr__(self, "paths", tuple(os.fspath(p) for p in paths))
+        object.__setattr__(self, "joins", tuple(self.joins))
         if not self.paths:
             fail(ConfigError, "source: paths", got="none", expected="at least one file, directory or pattern")
 
@@ -65,6 +69,14 @@ class Source:
 
     def chunks(self, schema: Schema, files: Sequence[str] | None = None) -> Iterator[Chunk]:
         """The rows of these files (all, if not given), file after file."""
+        # The side files once a pass: a source is a value, and holds nothing.
+        sides = [read_side(j, Source(paths=(j.path,), format=j.format)._read(j)) for j in self.joins]
+        for chunk in self._read(Joined(schema, self.joins) if sides else schema, files):
+            for side in sides:
+                chunk = add_columns(chunk, side)
+            yield chunk
+
+    def _read(self, schema: Selects, files: Sequence[str] | None = None) -> Iterator[Chunk]:
         for file in self.files() if files is None else files:
             layout = self.format or _guess(file)
             if isinstance(layout, Csv):

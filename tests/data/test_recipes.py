@@ -4,28 +4,29 @@ import gzip
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from funcrec.core.errors import ConfigError, DataError
+from funcrec.core.ragged import Nested, Ragged
 from funcrec.data import (
     BadRows,
-    Categorical,
-    Csv,
     InMemory,
-    Label,
     Recipe,
     Schema,
-    Source,
-    Time,
     Vocabularies,
     adult,
     avazu,
     criteo,
+    din_toys_and_games,
     frappe,
     learn,
     load,
+    ml_100k,
 )
+from funcrec.data.rows import cut
 
 RECIPES = {
     "frappe": (frappe(), "frappe/train.csv.gz", 202_005, 0.335),
@@ -138,24 +139,92 @@ def test_avazu_reads_files_with_and_without_a_header(loaded, real_data: Path) ->
     assert len(both) == 8_087 + 480
 
 
-def test_din_histories_share_the_items(real_data: Path) -> None:
-    history = Categorical(name="hist_items", sequence=True, max_length=20, shares="item")
-    schema = Schema(columns=(Categorical(name="item"), history), label=Label(name="label"), ignore=("user",))
-    source = Source(paths=(str(real_data / "din_toys_and_games/test.parquet"),))
-    data = load(schema, source, learn(schema, source))
+def test_din_reads_a_folder_with_the_attributes_of_every_item(real_data: Path) -> None:
+    recipe = din_toys_and_games()
+    folder = real_data / "din_toys_and_games"
+    source = recipe.source(folder, split="test")
+    assert source.files() == (str(folder / "test.parquet"),)
+    assert recipe.source(folder).files() == (str(folder / "train.parquet"),)
+    data = load(recipe.schema, source, learn(recipe.schema, source))
     assert len(data) == 38_824
-    assert data.fields.rows["item"] == data.fields.rows["hist_items"]
-    assert data.fields.sequences == ("hist_items",)
+    assert float(data.rows.features["label"].mean()) == pytest.approx(0.5, abs=0.0006)
+    assert data.fields.rows["item"] == data.fields.rows["hist_items"] == 11_925
+    assert data.fields.sequences == ("hist_items", "hist_attrs")
+    assert data.fields.shares == {"hist_items": "item", "hist_attrs": "item_attrs"}
+    side = pq.read_table(folder / "items.parquet").to_pydict()
+    attributes = dict(zip(side["item"], side["attrs"], strict=True))
+    rows = pq.read_table(folder / "test.parquet").slice(1000, 50).to_pylist()
+    batch = cut(data.rows, 1000, 1050)
+    target, history, steps = (batch.ids[n] for n in ("item_attrs", "hist_items", "hist_attrs"))
+    assert isinstance(target, Ragged)
+    assert isinstance(history, Ragged)
+    assert isinstance(steps, Nested)
+    assert target.values.tolist() == [a for r in rows for a in attributes[r["item"]]]
+    assert history.values.tolist() == [i for r in rows for i in r["hist_items"]]
+    assert steps.values.tolist() == [a for r in rows for i in r["hist_items"] for a in attributes[i]]
+    assert steps.bags.lengths.tolist() == [len(attributes[i]) for r in rows for i in r["hist_items"]]
+    expected = [len(r["hist_items"]) for r in rows]
+    for name in ("hist_items", "hist_attrs"):
+        assert batch.features["length", name].tolist() == expected
 
 
-def test_movielens_splits_by_time(real_data: Path) -> None:
-    columns = tuple(Categorical(name=n, source=f"{n}_id:token") for n in ("user", "item"))
-    schema = Schema(columns=columns, label=Label(name="rating:float", threshold=4), time=Time(name="timestamp:float"))
-    layout = Csv(delimiter="\t", quote=None)
-    source = Source(paths=(str(real_data / "ml-100k/ml-100k.inter.gz"),), format=layout)
-    data = load(schema, source, learn(schema, source))
+def test_movielens_joins_both_sides_and_splits_by_time(real_data: Path) -> None:
+    recipe = ml_100k()
+    source = recipe.source(real_data / "ml-100k")
+    one_file = recipe.source(real_data / "ml-100k" / "ml-100k.inter.gz")
+    assert one_file.files() == source.files()
+    data = load(recipe.schema, source, learn(recipe.schema, source))
     assert len(data) == 100_000
-    assert data.fields.rows == {"user": 944, "item": 1_683}
+    assert float(data.rows.features["label"].mean()) == pytest.approx(0.5537, abs=0.0001)
+    assert {n: data.fields.rows[n] for n in ("user_id", "item_id", "gender", "occupation", "age", "classes")} == {
+        "user_id": 944, "item_id": 1_683, "gender": 3, "occupation": 22, "age": 8, "classes": 20,
+    }  # fmt: skip
+    ratings = [line.split("\t") for line in text(real_data / "ml-100k/ml-100k.inter.gz")[1:]]
+    users, items = (
+        {line.split("\t")[0]: line.split("\t") for line in text(real_data / f"ml-100k/ml-100k.{side}.gz")[1:]}
+        for side in ("user", "item")
+    )
+    assert column(data, "user_id").tolist() == [int(r[0]) for r in ratings]
+    genders = Counter(users[r[0]][2] for r in ratings)
+    assert column(data, "gender").bincount().tolist() == [0, genders["M"], genders["F"]]
+    young = sum(int(users[r[0]][1]) < 18 for r in ratings)
+    assert int((column(data, "age") == 1).sum()) == young > 0
+    genres = data.rows.ids["classes"]
+    assert isinstance(genres, Ragged)
+    assert genres.lengths.tolist() == [len(items[r[1]][3].split()) for r in ratings]
     early, late = data.split_time(0.1)
     assert len(late) == pytest.approx(10_000, rel=0.01)
     assert early.rows.features["time"].max() < late.rows.features["time"].min()
+    with pytest.raises(ConfigError, match=r"split 'test'.*one of \['train'\]"):
+        recipe.source(real_data / "ml-100k", split="test")
+
+
+def test_side_files_lie_beside_the_rows(tmp_path: Path) -> None:
+    """Made files, so that a recipe is tested where the real ones are not."""
+    pq.write_table(pa.table({"item": [1, 2], "attrs": [[3, 4], [5]]}), tmp_path / "items.parquet")
+    table = pa.table({"label": [1, 0], "user": [1, 2], "item": [2, 1], "hist_items": [[1, 2], list(range(1, 61))]})
+    pq.write_table(table, tmp_path / "part-0.parquet")
+    recipe = din_toys_and_games()
+    source = recipe.source(tmp_path / "part-0.parquet")
+    rows = load(recipe.schema, source, learn(recipe.schema, source)).rows
+    assert rows.features["length", "hist_attrs"].tolist() == [2, 50]
+    steps = rows.ids["hist_attrs"]
+    assert isinstance(steps, Nested)
+    assert steps.bags.lengths.tolist() == [2, 1, *[0] * 50]
+    assert steps.values.tolist() == [3, 4, 5]
+    sides = {
+        "inter": ["user_id:token,item_id:token,rating:float,timestamp:float", "7,8,4,1", "7,9,3,2"],
+        "user": ["user_id:token,age:token,gender:token,occupation:token,zip_code:token", "7,18,F,artist,1"],
+        "item": ["item_id:token,movie_title:token_seq,release_year:token,class:token_seq", "8,A b,1995,x y", "9,C,,"],
+    }
+    for side, lines in sides.items():
+        (tmp_path / f"a.{side}").write_text("\n".join(lines).replace(",", "\t") + "\n")
+    recipe = ml_100k()
+    source = recipe.source(tmp_path)
+    rows = load(recipe.schema, source, learn(recipe.schema, source)).rows
+    assert rows.features["label"].tolist() == [1.0, 0.0]
+    assert rows.features["time"].tolist() == [1.0, 2.0]
+    genres = rows.ids["classes"]
+    assert isinstance(genres, Ragged)
+    assert genres.lengths.tolist() == [2, 0]
+    assert rows.ids["age"].tolist() == [2, 2]  # type: ignore[union-attr]

@@ -85,7 +85,7 @@ def test_json_rejects_what_it_does_not_know_and_names_the_nearest_key() -> None:
         (lambda: Bucketised(name="x", boundaries=(2.0, 1.0)), "increasing"),
         (lambda: Bucketised(name="x", quantiles=1), "at least 2"),
         (lambda: Categorical(name="x", max_length=3), "one id a row"),
-        (lambda: Categorical(name="x", bag=True, sequence=True), "one of them"),
+        (lambda: Categorical(name="x", bag=True, sequence=True, weighted=True), "bags of plain ids"),
         (lambda: Categorical(name="x", bag=True, derive="log_square"), "one value a row"),
         (lambda: Categorical(name="x", separator=""), "separator"),
         (lambda: Vocabulary(min_count=0), "min_count: got 0"),
