@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from build import build_model
 from options import Options
 
-from funcrec import models, optim
+from funcrec import optim
 from funcrec.core.errors import ConfigError, fail
-from funcrec.core.groups import Group
-from funcrec.core.init import Constant, Initializer, Normal, XavierNormal
-from funcrec.core.model import Model
+from funcrec.core.groups import Sequence
+from funcrec.core.init import Initializer, Normal
+from funcrec.core.model import Model, Objective
 from funcrec.core.random import key
 from funcrec.data import (
     BadRows,
@@ -30,22 +31,26 @@ from funcrec.data import (
     adult,
     avazu,
     criteo,
+    din_toys_and_games,
     frappe,
     learn,
     load,
+    ml_100k,
     planted,
 )
 from funcrec.embedding import Store, dense_store, rowwise_store, spec_for
-from funcrec.layers.mlp import MLPConfig
 from funcrec.losses import bce
 from funcrec.optim import rowwise
 from funcrec.train import Step, make_step
+from funcrec.transform import rocket_objective
 
 RECIPES = {
     "criteo": criteo,
     "avazu": avazu,
     "frappe": frappe,
     "adult": lambda: adult(quantiles=200, dense=True),
+    "din_toys_and_games": din_toys_and_games,
+    "ml_100k": ml_100k,
 }
 FORMATS = {"csv": Csv(), "tsv": Csv(delimiter="\t"), "parquet": Parquet(), "libsvm": Libsvm()}
 # What a checkpoint need not share with the run that resumes it: where things are, and how long to go on.
@@ -82,7 +87,7 @@ def _check_unused(o: Options) -> None:
     paths = ("train_path", "valid_path", "test_path")
     unused: tuple[str, ...] = ()
     if o.data == "synthetic":
-        unused = (*paths, "schema", "valid_tail", "stream", "max_bad_rows")
+        unused = (*paths, "schema", "valid_tail", "test_tail", "stream", "max_bad_rows")
     elif o.data in RECIPES:
         unused = ("schema",)
     if o.evaluate is not None:
@@ -92,6 +97,15 @@ def _check_unused(o: Options) -> None:
             flag = "--" + name.replace("_", "-")
             what = f"{flag} has no effect with " + ("--evaluate" if o.evaluate else f"--data {o.data}")
             fail(ConfigError, what, fix="leave it out, or say what the files are with --data")
+
+
+def _cut_tail(splits: dict[str, InMemory | Stream], split: str, share: float) -> None:
+    """Take a split from the end of the training rows."""
+    train = splits.get("train")
+    if split in splits or not isinstance(train, InMemory):
+        fail(ConfigError, f"--{split}-tail", got=f"--{split}-path or --stream beside it", expected="one of them")
+    timed = "time" in train.rows.features.keys()
+    splits["train"], splits[split] = train.split_time(share) if timed else train.split_tail(share)
 
 
 def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
@@ -107,7 +121,7 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
     for split in ("train", "valid", "test"):
         paths: tuple[Path, ...] = getattr(o, f"{split}_path")
         if paths and not (o.evaluate and split == "train"):
-            sources[split] = Source(paths=tuple(map(str, paths)), format=recipe.format)
+            sources[split] = recipe.source(*paths, split=split)
     if "train" not in sources and o.evaluate is None:
         fail(ConfigError, f"--data {o.data}", got="no --train-path", fix="name the training files")
     skipped = {split: BadRows(limit=o.max_bad_rows) for split in sources}
@@ -123,11 +137,11 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
             )
         else:
             splits[split] = load(schema, source, vocabularies, bad_rows=skipped[split])
-    if o.valid_tail:
-        train = splits.get("train")
-        if "valid" in splits or not isinstance(train, InMemory):
-            fail(ConfigError, "--valid-tail", got="--valid-path or --stream beside it", expected="one of them")
-        splits["train"], splits["valid"] = train.split_tail(o.valid_tail)
+    # The test rows are the last, the validation rows those before them.
+    for split, share in (("test", o.test_tail), ("valid", o.valid_tail / (1.0 - o.test_tail))):
+        if share:
+            _cut_tail(splits, split, share)
+    splits = {split: splits[split] for split in ("train", "valid", "test") if split in splits}
     bad = {split: b.count for split, b in skipped.items() if b.count}
     return Data(splits, schema.fields(vocabularies), schema, vocabularies, {}, bad)
 
@@ -140,50 +154,21 @@ def with_batch_size(o: Options, data: Data) -> Options:
     return replace(o, batch_size=min(4096, 1 << max(5, (len(train) // 64).bit_length() - 1)))
 
 
-def build_model(o: Options, fields: Fields) -> Model:
-    """The model over all id fields and all dense fields of the data."""
-    ids, dense = list(fields.rows), list(fields.dense)
-    published = o.data == "frappe"
-    weight, bias_init = (XavierNormal(), Constant(0.0)) if published else (None, None)
-    dim = o.embedding_dim
-    top = MLPConfig(
-        hidden_units=o.hidden, dropout=o.dropout, use_bn=bool(o.batch_norm), weight=weight, bias_init=bias_init
-    )
-    wide, deep, fm = Group.of("wide", ids, 1), Group.of("deep", ids, dim, dense), Group.of("fm", ids, dim)
-    if o.model == "lr":
-        return models.lr(models.LRConfig(wide=Group.of("wide", ids, 1, dense)))
-    if o.model == "fm":
-        return models.fm(models.FMConfig(wide=Group.of("wide", ids, 1, dense), fm=fm))
-    if o.model == "deepfm":
-        return models.deepfm(
-            models.DeepFMConfig(
-                wide=wide, deep=deep, fm=fm if dense else None, deep_mlp=top, weight=weight, bias_init=bias_init
-            )
-        )
-    if o.model == "dcn_v2":
-        rank = o.low_rank or None
-        return models.dcn_v2(
-            models.DCNv2Config(
-                group=deep, cross_num=o.cross_layers, low_rank=rank, deep=top, weight=weight, bias_init=bias_init
-            )
-        )
-    bottom = MLPConfig(hidden_units=(64, dim)) if dense else None
-    return models.dlrm(
-        models.DLRMConfig(
-            sparse=Group.of("sparse", ids, dim),
-            dense=Group.of("dense", [], dim, dense) if dense else None,
-            dense_mlp=bottom,
-            interaction="cat" if published else "dot",
-            final=top,
-            weight=weight,
-            bias_init=bias_init,
-        )
-    )
+def histories(model: Model) -> list[Sequence]:
+    return [s for g in model.groups for s in g.sequences]
 
 
 def _store(o: Options, model: Model, fields: Fields) -> Store:
     init: Initializer | None = Normal(1e-4) if o.data == "frappe" else Normal(0.01)
-    spec = spec_for(model.groups, fields.rows, init=init, private=[g.name for g in model.groups if g.name == "wide"])
+    used = {f.name for g in model.groups for f in g.embedded} | {f.name for s in histories(model) for f in s.embedded}
+    spec = spec_for(
+        model.groups,
+        fields.rows,
+        init=init,
+        pooling=o.pooling,
+        private=[g.name for g in model.groups if g.name == "wide"],
+        tables={name: owner for name, owner in fields.shares.items() if name in used},
+    )
     rate = o.table_learning_rate or o.learning_rate
     if o.tables == "dense":
         return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)
@@ -192,13 +177,22 @@ def _store(o: Options, model: Model, fields: Fields) -> Store:
     return rowwise_store(spec, getattr(rowwise, o.tables)(rate), compile=bool(o.compile))
 
 
+def _distillation(o: Options, model: Model) -> Objective:
+    """The light net's losses beside its booster's."""
+    similarity = None if o.similarity == "none" else o.similarity
+    factors = {"hint_l2_loss": o.hint}
+    return rocket_objective(model, bce, similarity=similarity, temperature=o.temperature, factors=factors)
+
+
 def build(o: Options, fields: Fields) -> Step:
     model = build_model(o, fields)
+    distilled = o.model == "rocket_launching" and o.booster
     return make_step(
         model,
         _store(o, model, fields),
         getattr(optim, o.optimizer)(o.learning_rate),
-        bce,
+        None if distilled else bce,
+        objective=_distillation(o, model) if distilled else None,
         precision=o.precision,
         max_norm=o.max_norm,
         compile=bool(o.compile),
