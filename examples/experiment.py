@@ -158,6 +158,15 @@ def histories(model: Model) -> list[Sequence]:
     return [s for g in model.groups for s in g.sequences]
 
 
+def _steps(o: Options, model: Model, fields: Fields) -> int | None:
+    """One number of steps for every history, which compilation needs."""
+    names = [f.name for s in histories(model) for f in s.embedded]
+    if uncut := [name for name in names if name not in fields.longest]:
+        fix = "set max_length of these fields in the schema, or leave --compile out"
+        fail(ConfigError, "--compile: histories", got=f"{uncut} of any length", expected="a longest one", fix=fix)
+    return max((fields.longest[name] for name in names), default=None)
+
+
 def _store(o: Options, model: Model, fields: Fields) -> Store:
     init: Initializer | None = Normal(1e-4) if o.data == "frappe" else Normal(0.01)
     used = {f.name for g in model.groups for f in g.embedded} | {f.name for s in histories(model) for f in s.embedded}
@@ -166,6 +175,7 @@ def _store(o: Options, model: Model, fields: Fields) -> Store:
         fields.rows,
         init=init,
         pooling=o.pooling,
+        pad_to=_steps(o, model, fields) if o.compile else None,
         private=[g.name for g in model.groups if g.name == "wide"],
         tables={name: owner for name, owner in fields.shares.items() if name in used},
     )

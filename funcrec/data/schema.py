@@ -23,7 +23,8 @@ class Fields(NamedTuple):
 
     ``rows``: by id field its table rows. ``dense``: by dense field its width. ``ragged``: the id fields with a varying
     number of ids. ``sequences``: those of them that are ordered, whose steps ``features["length"]`` counts.
-    ``shares``: by id field the field whose ids it uses.
+    ``shares``: by id field the field whose ids it uses. ``longest``: by ordered field the most steps a row can have,
+    where the schema cuts them.
     """
 
     rows: dict[str, int]
@@ -31,6 +32,7 @@ class Fields(NamedTuple):
     ragged: tuple[str, ...]
     sequences: tuple[str, ...]
     shares: dict[str, str]
+    longest: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class Schema:
             ragged=tuple(c.name for c in ragged),
             sequences=tuple(c.name for c in ragged if c.sequence),
             shares={c.name: c.shares for c in ids if isinstance(c, Categorical) and c.shares is not None},
+            longest={c.name: c.max_length for c in ragged if c.sequence and c.max_length is not None},
         )
 
     def to_json(self) -> str:

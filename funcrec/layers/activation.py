@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -43,6 +44,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "celu": (F.celu, ("alpha",)),
     "elu": (F.elu, ("alpha",)),
     "gelu": (F.gelu, ("approximate",)),
+    "hardshrink": (F.hardshrink, ("lambd",)),
     "hardsigmoid": (_hardsigmoid, ()),
     "hardswish": (F.hardswish, ()),
     "hardtanh": (F.hardtanh, ("min_val", "max_val")),
@@ -56,9 +58,12 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "sigmoid": (torch.sigmoid, ()),
     "silu": (F.silu, ()),
     "softplus": (F.softplus, ("beta", "threshold")),
+    "softshrink": (F.softshrink, ("lambd",)),
     "softsign": (F.softsign, ()),
     "swish": (F.silu, ()),
     "tanh": (torch.tanh, ()),
+    "tanhshrink": (F.tanhshrink, ()),
+    "threshold": (F.threshold, ("threshold", "value")),
 }
 _LEARNED = {"dice": (), "prelu": ("num_parameters", "init")}
 
@@ -157,7 +162,9 @@ def parse_activation(spec: str | None) -> Activation:
     try:
         n = arguments.get("num_parameters", 1)
         params, state = activation.init(torch.zeros((), dtype=torch.int64), n, None)
-        activation.apply(params, torch.zeros(1, n), state)
-    except (TypeError, RuntimeError) as error:
+        y, _ = activation.apply(params, torch.zeros(1, n), state)
+        if not all(map(math.isfinite, y.flatten().tolist())):
+            raise ValueError(f"of 0 it gives {y.item()}")
+    except (TypeError, ValueError, RuntimeError) as error:
         _refuse_arguments(spec, str(error))
     return activation

@@ -1,6 +1,7 @@
 """Learning-rate schedules: functions of ``k``, the number of steps already taken, so the first step reads ``k = 0``.
 
-They compose: ``warmup(exponential_decay(1e-2, 1000), 200)``.
+They compose: ``warmup(exponential_decay(1e-2, 1000), 200)``. A ``minimum`` above the learning rate is not refused:
+weights that inherit another optimizer's schedule with a lower rate of their own may have one.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def exponential_decay(
     """``lr(k) = max(learning_rate · factor^(k / size), minimum)``, with ``⌊k / size⌋`` if ``staircase``.
 
     Raises:
-        ConfigError: ``size`` or ``factor`` is not positive, or ``minimum`` exceeds the learning rate.
+        ConfigError: ``size`` or ``factor`` is not positive, or a negative number.
     """
     positive("exponential_decay", size=size, factor=factor)
-    _check_range("exponential_decay", learning_rate, minimum)
+    finite_non_negative("exponential_decay", learning_rate=learning_rate, minimum=minimum)
 
     def schedule(k: int) -> float:
         return max(learning_rate * factor ** (k // size if staircase else k / size), minimum)
@@ -48,10 +49,10 @@ def linear_decay(learning_rate: float, t_max: int, minimum: float = 0.0) -> Sche
     """``lr(k) = learning_rate + (minimum - learning_rate) t / t_max`` with ``t = min(k, t_max)``.
 
     Raises:
-        ConfigError: ``t_max`` is not positive, or ``minimum`` exceeds the learning rate.
+        ConfigError: ``t_max`` is not positive, or a negative number.
     """
     positive("linear_decay", t_max=t_max)
-    _check_range("linear_decay", learning_rate, minimum)
+    finite_non_negative("linear_decay", learning_rate=learning_rate, minimum=minimum)
     return lambda k: minimum + (learning_rate - minimum) * (1.0 - min(k, t_max) / t_max)
 
 
@@ -59,12 +60,12 @@ def cosine(learning_rate: float, t_max: int, minimum: float = 0.0) -> Schedule:
     """``lr(k) = minimum + (learning_rate - minimum) (1 + cos(π t / t_max)) / 2`` with ``t = min(k, t_max)``.
 
     Raises:
-        ConfigError: ``t_max`` is not positive, or ``minimum`` exceeds the learning rate.
+        ConfigError: ``t_max`` is not positive, or a negative number.
 
     Reference: Loshchilov & Hutter 2017, SGDR, eq. 5.
     """
     positive("cosine", t_max=t_max)
-    _check_range("cosine", learning_rate, minimum)
+    finite_non_negative("cosine", learning_rate=learning_rate, minimum=minimum)
     return lambda k: _half_cosine(learning_rate, minimum, min(k, t_max) / t_max)
 
 
@@ -74,13 +75,13 @@ def cosine_restarts(learning_rate: float, t_0: int, t_mult: int = 1, minimum: fl
     Each cycle starts at ``learning_rate`` exactly: cycle borders are found in integers, not through a logarithm.
 
     Raises:
-        ConfigError: ``t_0 <= 0``, ``t_mult < 1``, one of them no integer, or ``minimum`` above the learning rate.
+        ConfigError: ``t_0 <= 0``, ``t_mult < 1``, one of them no integer, or a negative number.
 
     Reference: Loshchilov & Hutter 2017, SGDR, eq. 5.
     """
     if not isinstance(t_0, int) or not isinstance(t_mult, int) or t_0 < 1 or t_mult < 1:
         fail(ConfigError, "cosine_restarts: t_0, t_mult", got=(t_0, t_mult), expected="integers >= 1")
-    _check_range("cosine_restarts", learning_rate, minimum)
+    finite_non_negative("cosine_restarts", learning_rate=learning_rate, minimum=minimum)
 
     def schedule(k: int) -> float:
         t, cycle = k, t_0
@@ -102,11 +103,12 @@ def manual_step(
     ``learning_rate`` to ``learning_rates[0]``.
 
     Raises:
-        ConfigError: sizes not increasing from at least 1, or not one learning rate a size.
+        ConfigError: sizes not increasing from at least 0 (with ``warmup`` 1), or not one learning rate a size.
     """
     sizes, rates = tuple(sizes), tuple(learning_rates)
-    if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
-        fail(ConfigError, "manual_step: sizes", got=sizes, expected="increasing integers >= 1")
+    first = 1 if warmup else 0
+    if not sizes or sizes[0] < first or any(a >= b for a, b in pairwise(sizes)):
+        fail(ConfigError, "manual_step: sizes", got=sizes, expected=f"increasing integers >= {first}")
     if len(rates) != len(sizes):
         fail(
             ConfigError, "manual_step: learning_rates", got=f"{len(rates)} rates", expected=f"one a size, {len(sizes)}"
@@ -135,9 +137,3 @@ def warmup(schedule: float | Schedule, size: int, start: float = 0.0) -> Schedul
 
 def _half_cosine(high: float, low: float, t: float) -> float:
     return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * t))
-
-
-def _check_range(where: str, learning_rate: float, minimum: float) -> None:
-    finite_non_negative(where, learning_rate=learning_rate, minimum=minimum)
-    if minimum > learning_rate:
-        fail(ConfigError, f"{where}: minimum", got=minimum, expected=f"at most the learning rate, {learning_rate}")

@@ -29,6 +29,7 @@ WUKONG = (
     "final {{ hidden_units: 3 }} }}"
 )
 HISTORY_2 = HISTORY.replace('"h"', '"h2"')
+WITH_Z = group("all", "a", "z")
 ENCODED = HISTORY + ENCODERS["mean"]
 DENSE_5 = "dense_mlp { hidden_units: 5 }"
 
@@ -228,56 +229,62 @@ ERRORS = {
         extra('id_feature { feature_name: "a" num_buckets: 3 embedding_dim: 4 }'),
         "repeated",
     ),
+    "a history first": (
+        group("clicks", "click__item", kind="SEQUENCE") + ALL,
+        DCN,
+        {},
+        "group 'clicks' is of group_type SEQUENCE: expected a DEEP or WIDE group",
+    ),
     "no rows": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 }'),
         r"IdFeature\[z\] must set hash_bucket_size or num_buckets or vocab_list or vocab_dict",
     ),
     "no dim": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" num_buckets: 3 }'),
         r"embedding_dim should be greater than 0",
     ),
     "zch": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 zch { zch_size: 9 } }'),
         "zch is not supported",
     ),
     "dynamicemb": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 dynamicemb { max_capacity: 9 } }'),
         "dynamicemb is not supported",
     ),
     "vocab file": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 vocab_file: "x" }'),
         "a vocab_file, which is not read",
     ),
     "half": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 num_buckets: 3 data_type: "FP16" }'),
         "data_type: got 'FP16'",
     ),
     "law": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 num_buckets: 3 init_fn: "nn.init.odd_" }'),
         "initial law: got 'nn.init.odd_'",
     ),
     "law's arguments": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('id_feature { feature_name: "z" embedding_dim: 4 num_buckets: 3 init_fn: "nn.init.uniform_,c=2" }'),
         "arguments of the initial law",
     ),
     "wide autodis": (
-        ALL,
+        WITH_Z,
         DCN,
         extra('raw_feature { feature_name: "z" value_dim: 2 embedding_dim: 4 autodis { num_channels: 2 } }'),
         "dense embedding do not support",
@@ -324,7 +331,37 @@ ERRORS = {
         "jrc_loss.session_name: got 'price', expected an id feature",
     ),
     "no loss": (ALL, DCN, {"losses": ""}, "model_config.losses: got none"),
-    "empty loss": (ALL, DCN, {"losses": "losses {}"}, r"loss\[None\] is not supported yet"),
+    "empty loss": (ALL, DCN, {"losses": "losses {}"}, "model_config.losses: got an empty entry"),
+    "focal": (
+        ALL,
+        DCN,
+        {"losses": "losses { binary_focal_loss { alpha: 1.5 } }"},
+        r"model_config.losses: binary_focal_loss: focal: gamma and alpha: got \(2.0, 1.5\)",
+    ),
+    "smoothing": (
+        ALL,
+        DCN,
+        {"losses": "losses { binary_cross_entropy { label_smoothing: 1.5 } }"},
+        "model_config.losses: binary_cross_entropy: bce: label_smoothing: got 1.5",
+    ),
+    "share of jrc": (
+        ALL,
+        DCN,
+        {"losses": 'losses { jrc_loss { session_name: "a" alpha: 2 } } num_class: 2'},
+        "model_config.losses: jrc_loss: .*alpha: got 2.0",
+    ),
+    "error of probabilities": (
+        ALL,
+        DCN,
+        {"more": "metrics { mean_absolute_error {} }"},
+        r"metric mean_absolute_error: got losses \['binary_cross_entropy'\], expected l2_loss among them",
+    ),
+    "recall in training": (
+        ALL,
+        DCN,
+        {"more": "train_metrics { recall_at_k {} }"},
+        "recall_at_k is not supported for this model",
+    ),
     "recall": (ALL, DCN, {"more": "metrics { recall_at_k {} }"}, "recall_at_k is not supported for this model"),
     "auc of three": (
         ALL,

@@ -1,5 +1,7 @@
 """Predictions, losses and metrics under the original's names, and the tables behind them."""
 
+import math
+
 import pytest
 import torch
 from torch.func import grad
@@ -223,8 +225,57 @@ def test_stacked_parameters_answer_to_their_own_names():
     lines = [weights[f"{base}mlp#4.proj_w_{name}.weight"] for name in ("line", "line2")]
     assert torch.equal(weights[f"{base}mlp#4.proj_w"], torch.stack(lines))
     assert lines[0].shape == (4,)
+    assert auto + "meta_emb" in weights
+    assert weights.get(auto + "meta_emb") is not None
+    assert auto + "meta_emb" not in set(weights)  # a state dict has the parts only
+    assert "nothing" not in weights
+    assert weights.get("nothing") is None
     with pytest.raises(KeyError):
         _ = weights["nothing"]
+
+
+def test_stacked_parameters_are_in_the_order_of_their_features():
+    """Not of the names in the state dict, where ``x.weight`` comes after ``x-b.weight``."""
+    text = "".join(
+        f'feature_configs {{ raw_feature {{ feature_name: "{n}" embedding_dim: 4 mlp {{}} }} }}\n' for n in ("x-b", "x")
+    )
+    system = parse(pipeline(group("all", "a", "x-b", "x"), DCN, features=FEATURES + text))
+    weights = system.export_weights(random_variables(system))
+    name = "embedding_group.emb_impls.__BASE__.dense_ec.dense_embs.mlp#4.proj_w"
+    assert torch.equal(weights[name], torch.stack([weights[f"{name}_{n}.weight"] for n in ("x", "x-b")]))
+
+
+def test_features_that_no_group_lists_need_no_support():
+    odd = 'feature_configs { id_feature { feature_name: "z" embedding_dim: 4 zch { zch_size: 9 } } }\n'
+    system, plain = (parse(pipeline(ALL, DCN, features=FEATURES + more)) for more in (odd, ""))
+    assert system.spec == plain.spec
+    inputs = random_inputs(plain)
+    z = torch.zeros(7).long(), torch.ones(7).long()
+    batch = system.batch(**(inputs | {"sparse": inputs["sparse"] | {"z": z}}))
+    assert "z" not in batch.ids
+
+
+@pytest.mark.parametrize(
+    ("law", "bound", "std"),
+    [
+        ("trunc_normal_,std=0.5,a=-0.5,b=0.5", 0.5, 0.27),
+        ("xavier_uniform_,gain=2.0", 2 * math.sqrt(6 / 304), 2 * math.sqrt(2 / 304)),
+        ("xavier_normal_,gain=2.0", None, 2 * math.sqrt(2 / 304)),
+        ("kaiming_uniform_,a=1.0", math.sqrt(3 / 4), 0.5),
+        ("kaiming_normal_,mode='fan_out',nonlinearity='relu'", None, math.sqrt(2 / 300)),
+    ],
+)
+def test_initial_laws_of_torch(law, bound, std):
+    """A table of 300 rows of 4: fan_in 4, fan_out 300."""
+    text = (
+        'feature_configs { id_feature { feature_name: "z" embedding_dim: 4 num_buckets: 300 '
+        f'init_fn: "nn.init.{law}" }} }}\n'
+    )
+    system = parse(pipeline(group("all", "a", "z"), DCN, features=FEATURES + text))
+    z = system.spec.table(system.init(key(0))["tables"], "z_emb")
+    assert float(z.std()) == pytest.approx(std, rel=0.1)
+    assert abs(float(z.mean())) < 0.2 * std
+    assert bound is None or 0.9 * bound < float(z.abs().max()) <= bound
 
 
 @pytest.mark.parametrize("name", ["dcn", "encoder_din_bn", "wide_and_deep_classes", "din"])

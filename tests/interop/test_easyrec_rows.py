@@ -152,8 +152,28 @@ def test_constraints_of_the_config_decide_where_tables_may_be(limits, sharded):
     assert_same(run(system, variables, data).variables, expected.variables, 0.0)
 
 
+def test_a_feature_s_own_constraints_and_a_plan_by_table_come_first():
+    own = FEATURES.replace(
+        'feature_name: "a" ', 'feature_name: "a" embedding_constraints { sharding_types: "row_wise" } ', 1
+    )
+    sparse = f"adagrad_optimizer {{ lr: 0.1 }} {CONSTANT}"
+    system, free = system_of(SGD, sparse, features=own), system_of(SGD, sparse)
+    variables, data = random_variables(system), batches(system, 2)
+    by_feature = run(system, variables, data).variables
+    assert_same(by_feature, run(free, variables, data, plan={"a_emb": "sharded"}).variables, 0.0)
+    # After one batch nothing but the table's own rule has spoken.
+    one = run(system, variables, data[:1]).variables["tables"]
+    plans = {p: run(free, variables, data[:1], plan=p).variables["tables"] for p in ("sharded", "data_parallel")}
+    for table in (t.name for t in system.spec.tables):
+        adagrad, sgd = (system.spec.table(t, table) for t in plans.values())
+        assert torch.equal(system.spec.table(one, table), adagrad if table == "a_emb" else sgd)
+        assert not torch.equal(adagrad, sgd)
+
+
 def test_unknown_plans_and_paths_raise():
     system = system_of()
     for options in ({"plan": "one"}, {"tables": "sparse"}):
         with pytest.raises(ConfigError, match=r"init_training: (plan|tables): got"):
             system.init_training(random_variables(system), **options)
+    with pytest.raises(ConfigError, match="init_training: plan of table 'x': expected names among"):
+        system.init_training(random_variables(system), plan={"x": "sharded"})

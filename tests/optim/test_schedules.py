@@ -55,6 +55,17 @@ def test_staircase_is_constant_between_and_equal_on_the_steps(size: int, factor:
     assert 0.01 <= smooth(k) <= stairs(k) <= 1.0
 
 
+def test_a_minimum_above_the_rate_is_where_the_schedule_goes() -> None:
+    assert rates(schedules.exponential_decay(0.1, 2, minimum=0.3), 0, 5) == [0.3] * 5
+    for rising in (schedules.cosine(0.1, 4, 0.3), schedules.linear_decay(0.1, 4, 0.3)):
+        assert rates(rising, 0, 6) == sorted(rates(rising, 0, 6))
+        assert (rising(0), rising(4)) == pytest.approx((0.1, 0.3))
+
+
+def test_a_step_at_zero_leaves_the_first_batch_its_rate() -> None:
+    assert rates(schedules.manual_step(0.1, [0, 2], [0.2, 0.3]), 0, 4) == [0.1, 0.2, 0.2, 0.3]
+
+
 @pytest.mark.parametrize("minimum", [0.0, 0.002])
 def test_linear_decay_as_torch_until_its_end_then_flat(minimum: float) -> None:
     schedule = schedules.linear_decay(0.01, 5, minimum)
@@ -120,16 +131,17 @@ def test_a_number_is_a_constant_schedule() -> None:
         lambda: schedules.constant(-1.0),
         lambda: schedules.exponential_decay(0.1, 0),
         lambda: schedules.exponential_decay(0.1, 1, 0.0),
-        lambda: schedules.exponential_decay(0.1, 1, minimum=0.2),
+        lambda: schedules.exponential_decay(0.1, 1, minimum=-0.2),
         lambda: schedules.linear_decay(0.1, 0),
-        lambda: schedules.linear_decay(0.1, 3, minimum=0.2),
+        lambda: schedules.linear_decay(0.1, 3, minimum=-0.2),
         lambda: schedules.cosine(0.1, 0),
         lambda: schedules.cosine(0.1, -3),
-        lambda: schedules.cosine(0.1, 3, minimum=0.2),
+        lambda: schedules.cosine(0.1, 3, minimum=-0.2),
         lambda: schedules.cosine_restarts(0.1, 0),
         lambda: schedules.cosine_restarts(0.1, 3, 0),
         lambda: schedules.manual_step(0.1, [], []),
-        lambda: schedules.manual_step(0.1, [0], [0.1]),
+        lambda: schedules.manual_step(0.1, [-1], [0.1]),
+        lambda: schedules.manual_step(0.1, [0], [0.1], warmup=True),
         lambda: schedules.manual_step(0.1, [3, 3], [0.1, 0.1]),
         lambda: schedules.manual_step(0.1, [3, 4], [0.1]),
         lambda: schedules.manual_step(0.1, [3], [-0.1]),

@@ -14,7 +14,9 @@
 ['cross.b.0', 'cross.b.1']
 """
 
+from funcrec.interop.easyrec.checkpoints import read_state_dict
 from funcrec.interop.easyrec.parse import parse
+from funcrec.interop.easyrec.placement import Plan
 from funcrec.interop.easyrec.system import System, Variables
 
-__all__ = ["System", "Variables", "parse"]
+__all__ = ["Plan", "System", "Variables", "parse", "read_state_dict"]

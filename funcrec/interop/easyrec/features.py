@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,6 +28,7 @@ class Feature:
         table: name of its table, as the config shares it; ``rows`` and ``init`` describe it.
         dim: width of what a group sees.
         single: at most one id a row, or exactly one a step of a history.
+        constraints: the message of its ``embedding_constraints``.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Feature:
     trainable: bool = True
     weighted: bool = False
     number: NumberEmbedding | None = None
+    constraints: Message | None = None
 
     @property
     def bags(self) -> bool:
@@ -92,15 +95,20 @@ def _number(config: Message, width: int, where: str) -> NumberEmbedding | None:
     return AutoDis(num_channels=a.num_channels, temperature=a.temperature, keep_prob=a.keep_prob)
 
 
+def _is_sparse(kind: str, config: Message) -> bool:
+    """Whether a feature is looked up."""
+    return kind in ("id_feature", "combo_feature", "tokenize_feature", "bool_mask_feature") or any(
+        _has(config, f)
+        for f in ("boundaries", "hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "vocab_file", "zch")
+    )
+
+
 def read_feature(kind: str, config: Message, sequence: str | None) -> Feature:
     """One feature; ``sequence``: the sequence feature that it is part of, ``""`` for one that stands alone."""
     name = f"{sequence}__{config.feature_name}" if sequence else config.feature_name
     where = f"{config.DESCRIPTOR.name}[{name}]"
     is_sequence = sequence is not None
-    sparse = kind in ("id_feature", "combo_feature", "tokenize_feature", "bool_mask_feature") or any(
-        _has(config, f)
-        for f in ("boundaries", "hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "vocab_file", "zch")
-    )
+    sparse = _is_sparse(kind, config)
     if config.data_type != "FP32":
         fail(ConfigError, f"{where}: data_type", got=repr(config.data_type), expected="'FP32'")
     if config.pooling.lower() not in ("sum", "mean"):
@@ -129,16 +137,28 @@ def read_feature(kind: str, config: Message, sequence: str | None) -> Feature:
         single=value_dim == 1,
         trainable=config.trainable,
         weighted=bool(getattr(config, "weighted", False)),
+        constraints=config.embedding_constraints if config.HasField("embedding_constraints") else None,
     )
 
 
-def read_features(configs: list[Message]) -> dict[str, Feature]:
+def read_features(configs: list[Message], used: Set[str]) -> dict[str, Feature]:
     """All features by name, those inside sequence features as ``<sequence>__<feature>``.
 
     Raises:
-        ConfigError: a repeated name, or a feature that cannot be used as it is described.
+        ConfigError: a repeated name, or a feature among the ``used`` that cannot be used as it is described.
     """
     found: list[Feature] = []
+
+    def add(kind: str, config: Message, sequence: str | None) -> None:
+        try:
+            found.append(read_feature(kind, config, sequence))
+        except ConfigError:
+            name = f"{sequence}__{config.feature_name}" if sequence else config.feature_name
+            if name in used:
+                raise
+            sparse = _is_sparse(kind, config)
+            found.append(Feature(name=name, sparse=sparse, sequence=sequence is not None, dim=0))
+
     for config in configs:
         kind = config.WhichOneof("feature")
         if kind is None:
@@ -149,11 +169,11 @@ def read_features(configs: list[Message]) -> dict[str, Feature]:
                 inner = part.WhichOneof("feature")
                 if inner is None:
                     fail(ConfigError, f"sequence_feature {body.sequence_name!r}", got="an empty entry in features")
-                found.append(read_feature(inner, getattr(part, inner), body.sequence_name))
+                add(inner, getattr(part, inner), body.sequence_name)
         elif kind.startswith("sequence_"):
-            found.append(read_feature(kind.removeprefix("sequence_"), body, ""))
+            add(kind.removeprefix("sequence_"), body, "")
         else:
-            found.append(read_feature(kind, body, None))
+            add(kind, body, None)
     names = [f.name for f in found]
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,9 @@ class Trainable(Protocol):
 
     @property
     def frozen_tables(self) -> tuple[str, ...]: ...
+
+    @property
+    def constraints(self) -> Mapping[str, Any]: ...
 
     @property
     def names(self) -> Sequence[Any]: ...

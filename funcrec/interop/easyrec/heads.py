@@ -36,6 +36,8 @@ def check_losses(configs: list[Message], n_classes: int) -> tuple[str, ...]:
     if not kinds:
         fail(ConfigError, "model_config.losses", got="none", expected="at least one", fix="add a loss")
     for kind in kinds:
+        if kind is None:
+            fail(ConfigError, "model_config.losses", got="an empty entry", expected=f"one of {sorted(_CLASSES)}")
         if kind not in _CLASSES:
             fail(ConfigError, f"loss[{kind}] is not supported yet", expected=f"one of {sorted(_CLASSES)}")
         rule, holds = _CLASSES[kind]
@@ -43,6 +45,13 @@ def check_losses(configs: list[Message], n_classes: int) -> tuple[str, ...]:
             fail(ConfigError, f"num_class {rule} when loss type is {kind}", got=n_classes, fix="change num_class")
     if len(set(kinds)) != len(kinds):
         fail(ConfigError, "model_config.losses: one kind twice", got=kinds, fix="the original keeps one of each kind")
+    # The losses check their own numbers: two rows are enough to hear of it now, not in the first step.
+    two = TensorDict({"session": torch.zeros(2, dtype=torch.int64)}, [2])
+    for kind, loss in loss_functions(configs, two).items():
+        try:
+            loss(torch.zeros(2, n_classes), torch.tensor([0, 1]), None)
+        except ConfigError as e:
+            raise ConfigError(f"model_config.losses: {kind}: {e}") from None
     return tuple(kinds)
 
 
@@ -111,7 +120,11 @@ def _metric(kind: str, c: Message, n_classes: int) -> Metric:
 
 
 def read_metrics(configs: list[Message], n_classes: int, suffix: str) -> dict[str, Metric]:
-    """The metrics by name. XAUC is exact here, over all pairs, where the original samples some."""
+    """The metrics by name. XAUC is exact here, over all pairs, where the original samples some.
+
+    Raises:
+        ConfigError: a metric that ranking models do not have, or that cannot be computed of these classes.
+    """
     out = {}
     for config in configs:
         kind = config.WhichOneof("metric")
@@ -119,6 +132,16 @@ def read_metrics(configs: list[Message], n_classes: int, suffix: str) -> dict[st
             fail(ConfigError, "model_config.metrics", got="an empty entry", expected="one kind of metric in each")
         out[kind + suffix] = _metric(kind, getattr(config, kind), n_classes)
     return out
+
+
+def check_metrics(metrics: list[str], losses: tuple[str, ...]) -> None:
+    """Raise ConfigError on metrics, of training too, that no ranking model has or that need another loss."""
+    if "recall_at_k" in metrics:
+        fail(ConfigError, "recall_at_k is not supported for this model", fix="remove it")
+    for kind in ("mean_absolute_error", "mean_squared_error"):
+        if kind in metrics and "l2_loss" not in losses:
+            seen, fix = f"losses {list(losses)}", "it compares y with the label: add l2_loss, or remove the metric"
+            fail(ConfigError, f"metric {kind}", got=seen, expected="l2_loss among them", fix=fix)
 
 
 def metric_inputs(

@@ -17,7 +17,7 @@ _FIELDS = {
     "log_step_count_steps is_profiling use_tensorboard save_checkpoints_epochs tensorboard_summaries "
     "cudnn_allow_tf32 cuda_matmul_allow_tf32 global_embedding_constraints keep_checkpoint_max "
     "save_checkpoints_timestamp_interval save_checkpoints_timestamps save_checkpoints_timestamp_quorum",
-    "ModelConfig": "kernel",
+    "ModelConfig": "kernel train_metrics",
     "*": "expression use_mask fg_encoded_default_value stub_type embedding_constraints sequence_length sequence_delim "
     "sequence_fields separator asset_dir default_value fg_value_type normalizer combiner value_separator key map "
     "need_discrete need_key nested_map pkey skey show_pkey show_skey variables fill_missing query title method "

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import ast
-from typing import cast
+from functools import partial
+from typing import Any, cast
+
+from torch.nn.init import calculate_gain
 
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.init import (
     Constant,
     Initializer,
+    KaimingNormal,
     KaimingUniform,
     Normal,
     RowCountUniform,
+    TruncatedNormal,
     Uniform,
     XavierNormal,
     XavierUniform,
 )
+
+_KAIMING = {"a": 0.0, "mode": "fan_in", "nonlinearity": "leaky_relu"}
+
+
+def _kaiming(law: type[KaimingUniform] | type[KaimingNormal], a: float, mode: str, nonlinearity: str) -> Initializer:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode {mode!r} is neither 'fan_in' nor 'fan_out'")
+    return law(calculate_gain(cast(Any, nonlinearity), a), fan_out=mode == "fan_out")
+
 
 # torch.nn.init by name: the initializer, and its arguments in torch's order with their defaults.
 _INITIALIZERS: dict[str, tuple] = {
@@ -24,9 +38,14 @@ _INITIALIZERS: dict[str, tuple] = {
     "constant_": (Constant, {"val": None}),
     "zeros_": (lambda: Constant(0.0), {}),
     "ones_": (lambda: Constant(1.0), {}),
-    "xavier_uniform_": (XavierUniform, {}),
-    "xavier_normal_": (XavierNormal, {}),
-    "kaiming_uniform_": (KaimingUniform, {}),
+    "trunc_normal_": (
+        lambda mean, std, a, b: TruncatedNormal(std, mean, a, b),
+        {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
+    ),
+    "xavier_uniform_": (XavierUniform, {"gain": 1.0}),
+    "xavier_normal_": (XavierNormal, {"gain": 1.0}),
+    "kaiming_uniform_": (partial(_kaiming, KaimingUniform), _KAIMING),
+    "kaiming_normal_": (partial(_kaiming, KaimingNormal), _KAIMING),
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from funcrec.core.errors import ConfigError, fail
 from funcrec.interop.easyrec.features import read_features
 from funcrec.interop.easyrec.groups import read_groups
-from funcrec.interop.easyrec.heads import check_losses, read_metrics
+from funcrec.interop.easyrec.heads import check_losses, check_metrics, read_metrics
 from funcrec.interop.easyrec.inert import check_fields
-from funcrec.interop.easyrec.messages import read_pipeline
+from funcrec.interop.easyrec.messages import Message, read_pipeline
 from funcrec.interop.easyrec.models import MODELS
 from funcrec.interop.easyrec.parts import Parts, unused_groups
 from funcrec.interop.easyrec.system import System
@@ -31,8 +33,8 @@ def parse(config_text: str) -> System:
     if kind is None:
         fail(ConfigError, "model_config: no model", expected=f"one of {sorted(MODELS)}")
     message = getattr(config, kind)
-    check_losses(list(config.losses), config.num_class)
-    features = read_features(list(pipeline.feature_configs))
+    kinds = check_losses(list(config.losses), config.num_class)
+    features = read_features(list(pipeline.feature_configs), set(_used(config)))
     groups = read_groups(
         list(config.feature_groups),
         features,
@@ -50,6 +52,7 @@ def parse(config_text: str) -> System:
         if body is not None and hasattr(body, "grouping_key"):
             _require_ids(f"{metric.WhichOneof('metric')}.grouping_key", body.grouping_key, features)
     read_metrics(list(config.metrics), config.num_class, "")
+    check_metrics([str(m.WhichOneof("metric")) for m in (*config.metrics, *config.train_metrics)], kinds)
     moving = tuple(g for g in unused if g.encoded)
     return System(
         config=pipeline,
@@ -59,8 +62,17 @@ def parse(config_text: str) -> System:
         unused=unused,
         features=features,
         frozen_tables=tuple(sorted(groups.tables.frozen)),
+        constraints=groups.tables.constraints,
         ignored=ignored,
     )
+
+
+def _used(model_config: Message) -> Iterator[str]:
+    """The features that groups list."""
+    for group in model_config.feature_groups:
+        yield from group.feature_names
+        for nested in group.sequence_groups:
+            yield from nested.feature_names
 
 
 def _require_ids(what: str, name: str, features: dict) -> None:

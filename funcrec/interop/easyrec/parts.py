@@ -21,6 +21,10 @@ class Parts:
     n_classes: int
 
     def group(self, name: str) -> Group:
+        if name in self.groups.sequences:
+            fix = "make the group DEEP, with its histories in sequence_groups and an encoder for each"
+            what = f"{self.kind}: group {name!r} is of group_type SEQUENCE"
+            fail(ConfigError, what, expected="a DEEP or WIDE group", fix=fix)
         if name not in self.groups.pooled:
             seen = f"groups {self.groups.order}"
             fix = f"this model reads a group of that name, DEEP or WIDE, with group_name: {name!r}"

@@ -4,12 +4,13 @@ The original plans where its tables live before it trains, by estimated costs. A
 ``sparse_optimizer``, fused into the backward pass. A *data-parallel* table is an ordinary weight of
 ``dense_optimizer``: all its rows age in every step, its name counts for ``part_optimizers``, clipping, accumulation and
 moving averages reach it, and ``sparse_optimizer`` does not. By torchrec's estimates for one process on a CPU, tables of
-some tens of rows come out data-parallel and large ones sharded.
+some tens of rows come out data-parallel and large ones sharded. Constraints of the config rule kinds out:
+``embedding_constraints`` of a feature for its table, else the global ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -30,27 +31,43 @@ class Placement(NamedTuple):
     ruled: dict[str, Tensor]
 
 
-def place(spec: EmbeddingSpec, train_config: Any, plan: Plan, frozen: Sequence[str]) -> Placement:
+def place(
+    spec: EmbeddingSpec,
+    train_config: Any,
+    plan: Plan | Mapping[str, Plan],
+    frozen: Sequence[str],
+    constraints: Mapping[str, Any],
+) -> Placement:
     """The owner of every table; frozen ones have none.
 
+    Args:
+        plan: of all tables, or by table; tables that it leaves out are data-parallel where they may be.
+        constraints: the messages of tables with ``embedding_constraints`` of their own.
+
     Raises:
-        ConfigError: an unknown plan or frozen table.
+        ConfigError: an unknown plan or table.
     """
-    if plan not in get_args(Plan):
-        fail(ConfigError, "init_training: plan", got=repr(plan), expected=f"one of {get_args(Plan)}")
-    unknown = sorted(set(frozen) - set(spec.stack_of))
-    if unknown:
-        fail(ConfigError, "frozen tables", got=unknown, expected=f"names among {sorted(spec.stack_of)}")
-    trained = tuple(t.name for t in spec.tables if t.name not in frozen)
-    weights = trained if plan == "data_parallel" and _allows_data_parallel(train_config) else ()
+    by_table = plan if isinstance(plan, Mapping) else dict.fromkeys(spec.stack_of, plan)
+    for name, kind in by_table.items():
+        if kind not in get_args(Plan):
+            fail(ConfigError, "init_training: plan", got=repr(kind), expected=f"one of {get_args(Plan)}")
+        if name not in spec.stack_of:
+            fail(ConfigError, f"init_training: plan of table {name!r}", expected=f"names among {sorted(spec.stack_of)}")
+    trained = [t.name for t in spec.tables if t.name not in frozen]
+    weights = tuple(
+        name
+        for name in trained
+        if by_table.get(name, "data_parallel") == "data_parallel"
+        and _allows_data_parallel(constraints.get(name, train_config.global_embedding_constraints))
+    )
     ruled = {s.name: torch.zeros(s.rows, dtype=torch.bool) for s in spec.stacks}
-    for name in () if weights else trained:
-        _rows(spec, ruled, name).fill_(True)
+    for name in trained:
+        if name not in weights:
+            _rows(spec, ruled, name).fill_(True)
     return Placement(weights, ruled)
 
 
-def _allows_data_parallel(train_config: Any) -> bool:
-    limits = train_config.global_embedding_constraints
+def _allows_data_parallel(limits: Any) -> bool:
     types, kernels = list(limits.sharding_types), list(limits.compute_kernels)
     return (not types or "data_parallel" in types) and (not kernels or "dense" in kernels)
 

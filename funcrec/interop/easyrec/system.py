@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,7 @@ class System:
         unused: groups that the original embeds and the model does not read.
         features: by name.
         frozen_tables: tables with ``trainable: false``.
+        constraints: messages of tables whose features have ``embedding_constraints``.
         ignored: the set fields that have no effect here: paths, data reading, feature generation, export.
     """
 
@@ -55,6 +56,7 @@ class System:
     unused: tuple[Group, ...]
     features: Mapping[str, Feature]
     frozen_tables: tuple[str, ...] = ()
+    constraints: Mapping[str, Message] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

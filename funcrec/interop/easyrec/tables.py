@@ -8,6 +8,7 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.embedding.spec import Lookup, Table
 from funcrec.interop.easyrec.features import Feature
 from funcrec.interop.easyrec.initial_laws import initializer
+from funcrec.interop.easyrec.messages import Message
 
 Description = tuple[int, int, str, str]
 
@@ -18,6 +19,7 @@ class Tables:
 
     made: dict[str, Table] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
+    constraints: dict[str, Message] = field(default_factory=dict)
     _described: dict[str, Description] = field(default_factory=dict)
     _suffixes: dict[str, set[str]] = field(default_factory=dict)
 
@@ -49,6 +51,8 @@ class Tables:
         self.made.setdefault(name, Table(name=name, rows=feature.rows, dim=dim, init=law))
         if not feature.trainable:
             self.frozen.add(name)
+        if feature.constraints is not None:
+            self.constraints.setdefault(name, feature.constraints)
         return Lookup(feature=feature.name, table=name, pooling=feature.pooling)
 
     def _check_suffix(self, key: str, shared: str, suffix: str) -> None:

@@ -14,6 +14,7 @@ Which table belongs to which is a plan: see :mod:`funcrec.interop.easyrec.placem
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -104,7 +105,7 @@ def init_training(
     variables: TensorDict,
     *,
     tables: Literal["rowwise", "dense"] = "rowwise",
-    plan: Plan = "data_parallel",
+    plan: Plan | Mapping[str, Plan] = "data_parallel",
     steps_per_epoch: int | None = None,
 ) -> Training:
     """The training state at these variables, which are copied.
@@ -114,8 +115,9 @@ def init_training(
             tables themselves. Two ways to the same numbers, the second in time and memory of whole tables. A clamp of
             pooled gradients (``gradient_clipping``) has no second way, so there both are the first.
         plan: which optimizer owns the tables. ``"data_parallel"``: ``dense_optimizer``, unless the config's
-            ``global_embedding_constraints`` rule that out: what the original does with small tables in one process on
-            a CPU, whatever its ``sparse_optimizer`` says. ``"sharded"``: ``sparse_optimizer``, as with large tables.
+            constraints rule that out: what the original does with small tables in one process on a CPU, whatever its
+            ``sparse_optimizer`` says. ``"sharded"``: ``sparse_optimizer``, as with large tables. A mapping says it by
+            table name, as in ``System.spec``.
         steps_per_epoch: batches in an epoch, for schedules ``by_epoch``.
 
     Raises:
@@ -125,7 +127,7 @@ def init_training(
         fail(ConfigError, "init_training: tables", got=repr(tables), expected="'rowwise' or 'dense'")
     config = system.train_config
     _check_precision(config)
-    placement = place(system.spec, config, plan, system.frozen_tables)
+    placement = place(system.spec, config, plan, system.frozen_tables, system.constraints)
     rule = sparse_rule(config, steps_per_epoch=steps_per_epoch)
     copies = tree.map_leaves(lambda x: x.detach().clone(), variables)
     held = rowwise_tables(system.spec, rule, copies["tables"])

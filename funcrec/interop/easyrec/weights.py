@@ -58,13 +58,24 @@ class StateDict(dict[str, Tensor]):
         parts = [self[n] for n in self._split[name]]
         return parts[0] if "#vdim#" in name else torch.stack(parts)
 
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._split
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
 
 def _split(names: list[Name]) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for theirs, parameter in sorted((n.theirs, n.parameter) for n in names):
-        if theirs != parameter:
-            out.setdefault(parameter, []).append(theirs)
-    return out
+    """By parameter its parts, in the order of their features: ``x`` before ``x-b``, unlike their whole names."""
+    out: dict[str, dict[str, str]] = {}
+    for n in names:
+        if n.theirs != n.parameter:
+            feature = n.theirs.removeprefix(f"{n.parameter}_").removesuffix(".weight")
+            out.setdefault(n.parameter, {})[feature] = n.theirs
+    return {parameter: [parts[f] for f in sorted(parts)] for parameter, parts in out.items()}
 
 
 def export_weights(names: list[Name], spec: EmbeddingSpec, variables: TensorDict) -> dict[str, Tensor]:
