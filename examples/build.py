@@ -105,7 +105,7 @@ def _dlrm(p: Parts) -> Model:
 
 def _wukong(p: Parts) -> Model:
     o = p.o
-    inner = MLPConfig(hidden_units=o.wukong_hidden, **p.head)
+    inner = MLPConfig(hidden_units=o.wukong_hidden, dropout=o.dropout, **p.head)
     layer = WuKongLayerConfig(lcb=o.wukong_fields, fmb=o.wukong_fields, k=o.wukong_products, mlp=inner)
     config = models.WuKongConfig(
         sparse=p.group("sparse", dense=False),

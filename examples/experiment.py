@@ -11,7 +11,7 @@ from build import build_model
 from options import Options
 
 from funcrec import optim
-from funcrec.core.errors import ConfigError, fail
+from funcrec.core.errors import CheckpointError, ConfigError, fail
 from funcrec.core.groups import Sequence
 from funcrec.core.init import Initializer, Normal
 from funcrec.core.model import Model, Objective
@@ -41,7 +41,7 @@ from funcrec.data import (
 from funcrec.embedding import Store, dense_store, rowwise_store, spec_for
 from funcrec.losses import bce
 from funcrec.optim import rowwise
-from funcrec.train import Step, make_step
+from funcrec.train import Run, Step, checkpoint, make_step
 from funcrec.transform import rocket_objective
 
 RECIPES = {
@@ -144,6 +144,32 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
     splits = {split: splits[split] for split in ("train", "valid", "test") if split in splits}
     bad = {split: b.count for split, b in skipped.items() if b.count}
     return Data(splits, schema.fields(vocabularies), schema, vocabularies, {}, bad)
+
+
+class Saved(NamedTuple):
+    """A checkpoint of a run, and the files it was asked to be looked at with."""
+
+    path: Path
+    options: Options
+    run: Run
+    data: Data
+
+
+def load_run(given: Options) -> Saved:
+    """The newest checkpoint of ``given.evaluate``, and the given files read by its schema and vocabularies."""
+    root = given.evaluate
+    path = checkpoint.latest(root / "checkpoints" if (root / "checkpoints").is_dir() else root)
+    run, meta = checkpoint.load(path)
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["about"]["options"].items()}
+    saved |= {"valid_tail": 0.0, "test_tail": 0.0}  # cut from training rows, which are not read here
+    asked = ("train_path", "valid_path", "test_path", "evaluate", "resume", "schema", "out", "max_bad_rows")
+    o = Options(**saved, **{name: getattr(given, name) for name in asked})
+    if o.data != "synthetic" and not (o.valid_path or o.test_path):
+        fail(ConfigError, "--evaluate", got="no file", fix="name one with --test-path")
+    vocabularies = Vocabularies.load(path)
+    if vocabularies.fingerprint() != meta["about"]["vocabularies"]:
+        fail(CheckpointError, f"checkpoint {path}: the vocabularies are of another run")
+    return Saved(path, o, run, read(o, (Schema.from_json(meta["about"]["schema"]), vocabularies)))
 
 
 def with_batch_size(o: Options, data: Data) -> Options:

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from funcrec import metrics
 from funcrec.core import tree
-from funcrec.core.errors import CheckpointError, ConfigError, DataError, FuncrecError, fail
+from funcrec.core.errors import ConfigError, DataError, FuncrecError, fail
 from funcrec.core.random import key
-from funcrec.data import Schema, Vocabularies
 from funcrec.train import FitConfig, Run, Step, best_of, checkpoint, evaluate, fit
 from funcrec.train.fit import finished
 
@@ -135,19 +134,7 @@ def train(o: Options, run: Run, step: Step, data: experiment.Data, about: dict[s
 
 def evaluate_checkpoint(given: Options) -> dict[str, Any]:
     """Measure a checkpoint's best weights on the given files, with the schema and vocabularies saved beside it."""
-    path = checkpoint.latest(
-        given.evaluate / "checkpoints" if (given.evaluate / "checkpoints").is_dir() else given.evaluate
-    )
-    run, meta = checkpoint.load(path)
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["about"]["options"].items()}
-    asked = ("train_path", "valid_path", "test_path", "evaluate", "resume", "schema", "out", "max_bad_rows")
-    o = Options(**saved, **{name: getattr(given, name) for name in asked})
-    if o.data != "synthetic" and not (o.valid_path or o.test_path):
-        fail(ConfigError, "--evaluate", got="no file", fix="name one with --test-path")
-    vocabularies = Vocabularies.load(path)
-    if vocabularies.fingerprint() != meta["about"]["vocabularies"]:
-        fail(CheckpointError, f"checkpoint {path}: the vocabularies are of another run")
-    data = experiment.read(o, (Schema.from_json(meta["about"]["schema"]), vocabularies))
+    path, o, run, data = experiment.load_run(given)
     step = experiment.build(o, data.fields)
     results = {name: evaluate(step, best_of(run), d, METRICS) for name, d in data.splits.items() if name != "train"}
     return {"model": o.model, "data": o.data, "seed": o.seed, "checkpoint": str(path), "epochs": run.epoch, **results}

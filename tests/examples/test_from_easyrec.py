@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,17 +61,18 @@ N = 70
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The same rows twice: lists in Parquet, text in csv."""
-    path, random = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
-    steps = random.integers(0, 4, N)
+    path = tmp_path_factory.mktemp("rows")
+    random = np.random.default_rng(0)
+    steps = random.integers(0, 4, N).tolist()
     draw = lambda n, high: [int(x) for x in random.integers(0, high, n)]  # noqa: E731
-    columns = {
+    columns: dict[str, Any] = {
         "item": draw(N, 20),
         "tags": [draw(random.integers(0, 3), 9) for _ in range(N)],
         "pair": [[float(x) for x in random.integers(0, 9, 2)] for _ in range(N)],
         "price": [float(x) for x in random.integers(0, 9, N)],
         "seen__item": [draw(n, 20) for n in steps],
         "seen__age": [[float(x) for x in draw(n, 9)] for n in steps],
-        "bags": [[draw(random.integers(1, 3), 9) for _ in range(n)] for n in random.integers(0, 4, N)],
+        "bags": [[draw(random.integers(1, 3), 9) for _ in range(n)] for n in random.integers(0, 4, N).tolist()],
         "w": [float(x) for x in random.integers(1, 4, N)],
     }
     columns["click"] = [int(i < 10) for i in columns["item"]]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -19,7 +20,7 @@ from funcrec.data import Categorical, Label, Numeric, Range, Schema, planted
 SCRIPT = Path(__file__).parents[2] / "examples" / "train.py"
 sys.path.insert(0, str(SCRIPT.parent))
 import train  # noqa: E402
-from options import Options  # noqa: E402
+from options import ModelName, Options  # noqa: E402
 
 QUIET = {"tensorboard": False, "progress": False, "epochs": 2, "batch_size": 256}
 
@@ -46,10 +47,19 @@ def options(files, out, **changes):
     return Options(**(QUIET | small | given | changes))
 
 
-@pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "dlrm", "dcn_v2"])
+SMALL: dict[str, dict[str, Any]] = {
+    "rocket_launching": {"light": (16,)},
+    "multi_tower": {"user_fields": ("f0", "f1")},
+    "xdeepfm": {"cin": (4,)},
+    "wukong": {"wukong_hidden": (8,)},
+}
+WITHOUT_HISTORIES = [m for m in get_args(ModelName) if m != "din"]  # din has its own data below
+
+
+@pytest.mark.parametrize("model", WITHOUT_HISTORIES)
 def test_every_model_trains_and_reports(files, tmp_path, model):
     out = tmp_path / "run"
-    result = train.main(options(files, out, model=model, test_path=(files["test"],)))
+    result = train.main(options(files, out, model=model, test_path=(files["test"],), **SMALL.get(model, {})))
     assert set(result) >= {
         "model",
         "seed",
