@@ -141,8 +141,12 @@ Ids = Mapping[str, Tensor | Ragged | Nested]
 
 
 def segment_sum(values: Tensor, segments: Tensor, n: int) -> Tensor:
-    """``out[s] = Σ_{i: segments[i] = s} values[i]``; ``[nnz, ...] -> [n, ...]``; empty segments give 0."""
-    return values.new_zeros(n, *values.shape[1:]).index_add(0, segments, values)
+    """``out[s] = Σ_{i: segments[i] = s} values[i]``; ``[nnz, ...] -> [n, ...]``; empty segments give 0.
+
+    Half precision is summed in float32: one by one, a thousand small numbers would stop to count.
+    """
+    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return wide.new_zeros(n, *values.shape[1:]).index_add(0, segments, wide).to(values.dtype)
 
 
 def segment_mean(values: Tensor, segments: Tensor, n: int, weights: Tensor | None = None) -> Tensor:

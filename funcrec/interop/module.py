@@ -73,6 +73,10 @@ class ModelModule(nn.Module):
         key: where to draw them, and the dropout masks, from. Seed 0 where neither is given.
         outputs: return every output of ``model.outputs`` by name instead of the logits.
 
+    After ``backward`` the ``grad`` of parameters that the logits do not learn from, such as the booster's of
+    RocketLaunching, is None: optimizers of ``torch.optim`` leave those alone, weight decay included, where
+    ``torch.func.grad`` gives zeros. DDP then needs ``find_unused_parameters=True``, or ``outputs`` and a loss of all.
+
     Raises:
         ConfigError: ``params`` without ``state``, trees of another structure than the model's, ``outputs`` of a model
             that has none.

@@ -86,7 +86,8 @@ def batch_norm(
     Shape: x ``[..., c]``, returns ``[..., c]`` and the new state.
 
     Raises:
-        ShapeError: another number of channels, or training with a single row.
+        ShapeError: another number of channels, or training with fewer than two rows. (With a mask any number will do:
+            no real row leaves the running statistics alone, a single one the variance.)
 
     Reference: Ioffe & Szegedy 2015, Batch Normalization, algorithms 1 and 2.
     """
@@ -103,12 +104,12 @@ def batch_norm(
         return torch.addcmul(shift, rows, scale).to(x.dtype).reshape(x.shape), state
 
     present = None if mask is None else rearrange(mask, "... -> (...) 1")
-    if present is None and rows.shape[0] == 1:
+    if present is None and rows.shape[0] < 2:
         fail(
             ShapeError,
             "Expected more than 1 value per channel when training: batch_norm",
             got=f"input {tuple(x.shape)}",
-            fix="drop batches of one row, or evaluate with train=False",
+            fix="drop batches of fewer than two rows, or evaluate with train=False",
         )
     y, moved = _train(params, rows, present, state, momentum, eps)
     return y.to(x.dtype).reshape(x.shape), moved

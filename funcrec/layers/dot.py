@@ -8,6 +8,8 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
+from funcrec.core.errors import ShapeError, fail
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -20,8 +22,14 @@ def dot_interaction(x: Float[Tensor, "b n d"], *, self_interaction: bool = False
 
     Shape: x ``[b, n, d]``, returns ``[b, p]`` with p = n(n−1)/2, or n(n+1)/2 with ``self_interaction``.
 
+    Raises:
+        ShapeError: x is not ``[b, n, d]``.
+
     Reference: Naumov et al. 2019, Deep Learning Recommendation Model, sec. 2.1.4.
     """
+    if x.dim() != 3:
+        fix = "funcrec.layers.inputs.stacked makes it of a group vector"
+        fail(ShapeError, "dot_interaction: input", got=tuple(x.shape), expected="[b, n, d]", fix=fix)
     b, n, _ = x.shape
     gram = einsum(x, x, "b i d, b j d -> b i j")
     i, j = torch.triu_indices(n, n, offset=0 if self_interaction else 1, device=x.device)

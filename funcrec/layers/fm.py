@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from einops import reduce
 from torch import Tensor
 
+from funcrec.core.errors import ShapeError, fail
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -16,8 +18,14 @@ def fm(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
 
     Shape: x ``[b, n, d]``, returns ``[b, d]``: not summed over d.
 
+    Raises:
+        ShapeError: x is not ``[b, n, d]``.
+
     Reference: Rendle 2010, Factorization Machines, lemma 3.1; He & Chua 2017, Neural Factorization Machines, eq. 4.
     """
+    if x.dim() != 3:
+        fix = "funcrec.layers.inputs.stacked makes it of a group vector"
+        fail(ShapeError, "fm: input", got=tuple(x.shape), expected="[b, n, d]", fix=fix)
     total = reduce(x, "b n d -> b d", "sum")
     squares = reduce(x * x, "b n d -> b d", "sum")
     return 0.5 * (total * total - squares)

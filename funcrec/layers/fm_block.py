@@ -74,6 +74,7 @@ def fm_block(
     x: Float[Tensor, "b n d"],
     state: TensorDict,
     config: MLPConfig,
+    n_out: int,
     *,
     compressed: Float[Tensor, "b k d"] | None = None,
     key: Tensor | None = None,
@@ -82,9 +83,10 @@ def fm_block(
     """``Linear(MLP(LN(flat(X Xᵀ W))))`` as m fields, with ``X Xᵀ W`` computed as ``X (Xᵀ W)``: never n × n.
 
     Args:
+        n_out: the number of fields m that the parameters were made for; their dim follows from it.
         compressed: ``Wᵀ X``, where the caller has it already from a larger product.
 
-    Shape: x ``[b, n, d]``, returns ``[b, m, d]`` with m = n_out, and the new state.
+    Shape: x ``[b, n, d]``, returns ``[b, m, d]``, and the new state.
 
     Raises:
         ShapeError: another number or dim of fields than the parameters were made for.
@@ -92,15 +94,18 @@ def fm_block(
 
     Reference: Zhang et al. 2024, Wukong, sec. 3.3 and 3.6; the normalization before the MLP as in TorchEasyRec.
     """
+    n_in, k = params["compress"]["weight"].shape
     out = params["out"]["weight"].shape[0]
-    if x.dim() != 3 or out % x.shape[2]:
-        expected = f"[b, {params['compress']['weight'].shape[0]}, d] with d a divisor of {out}"
-        fail(ShapeError, "fm_block: input", got=tuple(x.shape), expected=expected)
+    if x.dim() != 3 or x.shape[1] != n_in or n_out * x.shape[2] != out:
+        seen = f"{tuple(x.shape)} with n_out={n_out}"
+        fail(ShapeError, "fm_block: input", got=seen, expected=f"[b, {n_in}, d] with n_out d = {out}")
     if compressed is None:
         compressed = linear_compress(params["compress"], x)
+    elif compressed.shape != (x.shape[0], k, x.shape[2]):
+        fail(ShapeError, "fm_block: compressed", got=tuple(compressed.shape), expected=(x.shape[0], k, x.shape[2]))
     products = rearrange(einsum(x, compressed, "b n d, b k d -> b n k"), "b n k -> b (n k)")
     if "norm" in params.keys():
         products = layer_norm(params["norm"], products)
     hidden, moved = mlp(params["mlp"], products, state["mlp"], config, key=child(key, "mlp"), train=train)
-    y = rearrange(linear(params["out"], hidden), "b (m d) -> b m d", d=x.shape[2])
+    y = rearrange(linear(params["out"], hidden), "b (m d) -> b m d", m=n_out)
     return y, tree({"mlp": moved})

@@ -47,9 +47,16 @@ def masked_softmax(scores: Float[Tensor, "... s"], mask: Bool[Tensor, "... s"]) 
     return torch.where(mask, torch.softmax(torch.where(mask, scores, low), dim=-1), 0.0)
 
 
-def pad_query(query: Float[Tensor, "b q"], dim: int) -> Float[Tensor, "b d"]:
-    """The query with zeros on its right up to ``dim`` components."""
-    return query if query.shape[-1] == dim else F.pad(query, (0, dim - query.shape[-1]))
+def pad_query(query: Float[Tensor, "b q"], rows: int, dim: int) -> Float[Tensor, "b d"]:
+    """The query of each row of histories with zeros on its right, up to the ``dim`` components of a step.
+
+    Raises:
+        ShapeError: another number of rows, or of components than 1 to ``dim``. (One row would broadcast to all, and
+            padding a query that is too wide would cut it.)
+    """
+    if query.dim() != 2 or query.shape[0] != rows or not 1 <= query.shape[1] <= dim:
+        fail(ShapeError, "attention: query", got=tuple(query.shape), expected=f"[{rows}, 1 to {dim}]")
+    return query if query.shape[1] == dim else F.pad(query, (0, dim - query.shape[1]))
 
 
 def check_query(encoder: str, query_dim: int, key_dim: int) -> None:

@@ -39,6 +39,8 @@ def linear_number(params: TensorDict, x: Float[Tensor, "b v"]) -> Float[Tensor, 
 
     Raises:
         ShapeError: another number of raw values.
+
+    Reference: TorchEasyRec's ``MLPEmbedding``, a linear map without bias.
     """
     if x.shape[-1] != params["weight"].shape[0]:
         fail(ShapeError, "linear_number: input", got=tuple(x.shape), expected=f"[B, {params['weight'].shape[0]}]")

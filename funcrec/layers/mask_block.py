@@ -124,13 +124,13 @@ def mask_block(
     Shape: x ``[b, n]``, mask_input m ``[b, m]``, returns ``[b, h]``.
 
     Raises:
-        ShapeError: another width than the parameters were made for.
+        ShapeError: another width than the parameters were made for, or two numbers of rows.
         KeyMissingError: training with dropout and no ``key``.
 
     Reference: Wang, She & Zhang 2021, MaskNet, eq. 5, 8 and 10.
     """
     n, m = params["hidden"]["weight"].shape[1], params["aggregate"]["weight"].shape[1]
-    if x.shape[-1] != n or mask_input.shape[-1] != m:
+    if x.shape[-1] != n or mask_input.shape[-1] != m or x.shape[:-1] != mask_input.shape[:-1]:
         seen = f"{tuple(x.shape)} and {tuple(mask_input.shape)}"
         fail(ShapeError, "mask_block: input and mask_input", got=seen, expected=f"[b, {n}] and [b, {m}]")
     mask = linear(params["project"], torch.relu(linear(params["aggregate"], mask_input)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -68,17 +68,19 @@ def init_mask_net(
     return tree(params)
 
 
-def field_norm(params: TensorDict, x: Float[Tensor, "b w"], eps: float = 1e-5) -> Float[Tensor, "b w"]:
-    """Layer normalization of each of f equal slices of x, with weights of their own: leaves ``[f, d]``, w = f d."""
-    weight = params["weight"]
-    f, d = weight.shape
-    if x.shape[-1] != f * d:
-        fail(ShapeError, "field_norm: input", got=tuple(x.shape), expected=f"[b, {f * d}]")
-    # Plain operations, and in half precision float32 inside, for the reasons given in layer_norm.
-    fields = rearrange(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, "b (f d) -> b f d", f=f)
-    centred = fields - reduce(fields, "b f d -> b f 1", "mean")
-    scale = torch.rsqrt(reduce(centred.square(), "b f d -> b f 1", "mean") + eps)
-    return rearrange(centred * scale * weight + params["bias"], "b f d -> b (f d)").to(x.dtype)
+def _check(params: TensorDict, x: Tensor, blocks: Sequence[MaskBlockConfig], parallel: bool) -> None:
+    """Raise ShapeError unless these blocks, in this order, are those of the parameters."""
+    made = params["blocks"]
+    of = lambda i: tuple(made[str(i)]["hidden"]["weight"].shape)  # noqa: E731
+    held = [of(i) for i in range(len(made.keys()))]
+    n_in = made["0"]["aggregate"]["weight"].shape[1]
+    if x.shape[-1] != n_in:
+        fail(ShapeError, "mask_net: input", got=tuple(x.shape), expected=f"[b, {n_in}]")
+    widths = block_inputs(n_in, blocks, parallel=parallel)
+    asked = [(block.hidden_dim, width) for block, width in zip(blocks, widths, strict=True)]
+    if asked != held:
+        fix = "pass the blocks and the parallel that init_mask_net was given"
+        fail(ShapeError, "mask_net: (output, input) of each block", got=asked, expected=held, fix=fix)
 
 
 def mask_net(
@@ -97,15 +99,21 @@ def mask_net(
     Shape: x ``[b, n]``, returns ``[b, h]``: the sum of the hidden widths, or the last one.
 
     Raises:
-        ShapeError: another width than the parameters were made for.
+        ShapeError: another width, other blocks, or the other value of ``parallel`` than the parameters were made for.
+            (Where every block is as wide as x the two have the same shapes, and nothing can tell them apart.)
         KeyMissingError: training with dropout and no ``key``.
 
     Reference: Wang, She & Zhang 2021, MaskNet, sec. 3.4 and 3.5.
     """
+    _check(params, x, blocks, parallel)
     y = x
     if "norm" in params.keys():
         norm = params["norm"]
-        y = field_norm(norm, x) if norm["weight"].dim() == 2 else layer_norm(norm, x)
+        if norm["weight"].dim() == 2:
+            fields = rearrange(x, "b (f d) -> b f d", f=norm["weight"].shape[0])
+            y = rearrange(layer_norm(norm, fields), "b f d -> b (f d)")
+        else:
+            y = layer_norm(norm, x)
     outputs = []
     for i, block in enumerate(blocks):
         name = str(i)

@@ -53,7 +53,18 @@ class MultiWindowDINEncoder:
         slope = torch.full((1,), 0.25, dtype=dtype, device=key.device)
         return tree({"linear": params["linear"], "mlp": params["mlp"], "prelu": {"weight": slope}}), state
 
-    def apply(self, params, query, keys, lengths, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+    def apply(
+        self,
+        params: TensorDict,
+        query: Tensor,
+        keys: Tensor,
+        lengths: Tensor,
+        state: TensorDict,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, TensorDict]:
+        """:func:`multi_window_din` with this config."""
         return multi_window_din(params, query, keys, lengths, state, self, key=key, train=train)
 
 
@@ -77,19 +88,19 @@ def multi_window_din(
     Shape: query ``[b, q]``, keys ``[b, t, d]``, lengths ``[b]`` int64; returns ``[b, (W + 1)·d]`` and the new state.
 
     Raises:
-        ShapeError: keys or lengths of other shapes than the parameters were made for.
+        ShapeError: keys, lengths or a query of other shapes than the parameters were made for.
         KeyMissingError: training with dropout and no ``key``.
 
     Reference: TorchEasyRec's ``MultiWindowDINEncoder``.
     """
     steps, mask = real_steps(keys, lengths)
-    query = pad_query(query, keys.shape[-1])
     starts = [sum(config.windows_len[:w]) for w in range(len(config.windows_len))]
     first = torch.tensor(starts, device=keys.device)
     size = torch.tensor(config.windows_len, device=keys.device)
     # Where nobody has a history, batch statistics of nothing would be NaN; a mask knows that there is none.
     counted = None if config.padding_in_statistics and steps.shape[1] else mask
     by_key, by_product, by_query = first_weight(params, 3, keys.shape[-1])
+    query = pad_query(query, keys.shape[0], keys.shape[-1])
     scores, state = attention_scores(
         params,
         by_query,

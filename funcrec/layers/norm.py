@@ -1,4 +1,4 @@
-"""Layer normalization of the last axis."""
+"""Layer normalization of the last axis, of one vector or of several with weights of their own."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ def init_layer_norm(
 def layer_norm(params: TensorDict, x: Float[Tensor, "... c"], eps: float = 1e-5) -> Float[Tensor, "... c"]:
     """``y = w ⊙ (x − mean x) / √(var x + eps) + b``, mean and biased variance over the last axis.
 
-    Shape: x ``[..., c]``, returns ``[..., c]``.
+    Shape: x ``[..., c]``, returns ``[..., c]``. Weights ``[f, c]`` are those of f vectors, x being ``[..., f, c]``.
 
     Raises:
-        ShapeError: the last dim of ``x`` is not the one that the parameters were made for.
+        ShapeError: the last dims of ``x`` are not those that the parameters were made for.
 
     Reference: Ba, Kiros & Hinton 2016, Layer Normalization, eq. 4.
     """
     weight = params["weight"]
-    if x.shape[-1:] != weight.shape:
-        fail(ShapeError, "layer_norm: input", got=f"[..., {x.shape[-1]}]", expected=f"[..., {weight.shape[0]}]")
+    if x.shape[-weight.dim() :] != weight.shape:
+        expected = f"[..., {', '.join(map(str, weight.shape))}]"
+        fail(ShapeError, "layer_norm: input", got=tuple(x.shape), expected=expected)
     # Plain operations: the gradient of the jvp of torch's kernel is wrong (torch 2.13), and silently so.
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     centred = wide - reduce(wide, "... c -> ... 1", "mean")

@@ -29,9 +29,11 @@ def pool_padded(x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"], kind: Pool
 
     Raises:
         ConfigError: an unknown ``kind``.
-        ShapeError: a mask that is not bool or not ``[b, t]``.
+        ShapeError: x is not ``[b, t, d]``, or the mask not bool or not ``[b, t]``.
     """
     _check_kind(kind)
+    if x.dim() != 3:
+        fail(ShapeError, "pooling of padded steps", got=tuple(x.shape), expected="[b, t, d]")
     if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
         fail(
             ShapeError,
@@ -40,12 +42,12 @@ def pool_padded(x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"], kind: Pool
             expected=f"{tuple(x.shape[:2])} torch.bool",
         )
     present = rearrange(mask, "b t -> b t 1")
-    if kind == "max":
+    if kind == "max" and x.shape[1]:  # no step has no largest: its 0 is that of the sum
         # An extra candidate would give empty rows their 0, but also cap the others from below: choose after the fact.
         largest = reduce(x.masked_fill(~present, -torch.inf), "b t d -> b d", "max")
         return torch.where(reduce(present, "b t 1 -> b 1", "any"), largest, 0.0)
     total = reduce(torch.where(present, x, 0.0), "b t d -> b d", "sum")
-    if kind == "sum":
+    if kind != "mean":
         return total
     return total / reduce(present, "b t 1 -> b 1", "sum").clamp(min=1)
 

@@ -69,7 +69,18 @@ class SelfAttentionEncoder:
         last = init_linear(fold_in(key, "out_proj"), a, a, bias_init=zero, dtype=dtype)
         return tree({**outer, "in_proj": inner, "out_proj": last}), tree()
 
-    def apply(self, params, query, keys, lengths, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+    def apply(
+        self,
+        params: TensorDict,
+        query: Tensor,
+        keys: Tensor,
+        lengths: Tensor,
+        state: TensorDict,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, TensorDict]:
+        """:func:`self_attention` with this config, and the state as it came; any query is unused."""
         del query
         return self_attention(params, keys, lengths, self, key=key, train=train), state
 
@@ -116,5 +127,7 @@ def self_attention(
     n = reduce(mask, "b t -> b 1", "sum").to(steps.dtype)
     mean = reduce(weights, "b h t s -> b h s", "sum") / rearrange(n.clamp(min=1), "b 1 -> b 1 1")
     y = linear(params["out_proj"], rearrange(einsum(mean, v, "b h s, b h s c -> b h c"), "b h c -> b (h c)"))
-    divisor = rearrange(lengths, "b -> b 1").to(steps.dtype) if config.divide_by_untruncated else n
+    # A length past the steps that were handed in counts those: all other encoders read it so.
+    untruncated = rearrange(lengths, "b -> b 1").clamp(max=keys.shape[1]).to(steps.dtype)
+    divisor = untruncated if config.divide_by_untruncated else n
     return y * (n / divisor.clamp(min=1))  # an empty history has n = 0, which also takes away the output's bias

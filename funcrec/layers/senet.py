@@ -54,14 +54,14 @@ def senet(params: TensorDict, x: Float[Tensor, "b w"], widths: Sequence[int]) ->
     Shape: x ``[b, w]`` with w = Σ widths, returns ``[b, w]``.
 
     Raises:
-        ShapeError: the widths are not those of ``x``, or not as many as the parameters were made for.
+        ShapeError: the widths are not those of ``x``, not positive, or not as many as the parameters were made for.
 
     Reference: Huang et al. 2019, FiBiNET, eq. 2-4, with a sigmoid; TorchEasyRec's InputSENet.
     """
     n = params["squeeze"]["weight"].shape[1]
-    if len(widths) != n or x.dim() != 2 or x.shape[1] != sum(widths):
+    if len(widths) != n or min(widths) < 1 or x.dim() != 2 or x.shape[1] != sum(widths):
         seen = f"{tuple(x.shape)} for widths {list(widths)}"
-        fail(ShapeError, "senet: input", got=seen, expected=f"[b, sum of the widths] for {n} widths")
+        fail(ShapeError, "senet: input", got=seen, expected=f"[b, sum of the widths] for {n} positive widths")
     field = torch.tensor([i for i, width in enumerate(widths) for _ in range(width)], device=x.device)
     count = torch.tensor(list(widths), dtype=x.dtype, device=x.device)
     means = x.new_zeros(x.shape[0], n).index_add(1, field, x) / count

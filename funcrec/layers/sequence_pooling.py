@@ -46,7 +46,17 @@ class PoolingEncoder:
         del key, query_dim, key_dim, dtype
         return tree(), tree()
 
-    def apply(self, params, query, keys, lengths, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+    def apply(
+        self,
+        params: TensorDict,
+        query: Tensor | None,
+        keys: Tensor,
+        lengths: Tensor,
+        state: TensorDict,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, TensorDict]:
         """``[b, t, d] -> [b, d]``; see :class:`~funcrec.core.groups.Encoder`."""
         del params, query, key, train
         steps, mask = real_steps(keys, lengths, self.max_seq_length)

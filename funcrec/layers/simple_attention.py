@@ -10,7 +10,7 @@ from einops import einsum
 from tensordict import TensorDict
 from torch import Tensor
 
-from funcrec.core.errors import ConfigError, fail
+from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.tree import tree
 from funcrec.layers.history import check_max_seq_length, masked_softmax, real_steps
 
@@ -47,7 +47,18 @@ class SimpleAttention:
         self.output_dim(query_dim, key_dim)
         return tree(), tree()
 
-    def apply(self, params, query, keys, lengths, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
+    def apply(
+        self,
+        params: TensorDict,
+        query: Tensor,
+        keys: Tensor,
+        lengths: Tensor,
+        state: TensorDict,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, TensorDict]:
+        """:func:`simple_attention`, and the state as it came."""
         del params, key, train
         return simple_attention(query, keys, lengths, self.max_seq_length), state
 
@@ -62,10 +73,13 @@ def simple_attention(
     Shape: query ``[b, d]``, keys ``[b, t, d]``, lengths ``[b]`` int64, returns ``[b, d]``.
 
     Raises:
-        ShapeError: keys or lengths of other shapes.
+        ShapeError: keys, lengths or a query of other shapes.
 
     Reference: Luong et al. 2015, Effective Approaches to Attention-based Neural Machine Translation, sec. 3.1, "dot".
     """
     steps, mask = real_steps(keys, lengths, max_seq_length)
+    rows, _, dim = keys.shape
+    if query.shape != (rows, dim):
+        fail(ShapeError, "simple_attention: query", got=tuple(query.shape), expected=f"one for each row, {(rows, dim)}")
     weights = masked_softmax(einsum(query, steps, "b d, b s d -> b s"), mask)
     return einsum(weights, steps, "b s, b s d -> b d")

@@ -121,7 +121,14 @@ def wukong_layer(
     mixed = einsum(x, torch.cat(matrices, dim=1), "b n d, n m -> b m d")
     compressed, lcb, *rest = mixed.split([m.shape[1] for m in matrices], dim=1)
     fmb, moved = fm_block(
-        params["fmb"], x, state["fmb"], config.mlp, compressed=compressed, key=child(key, "fmb"), train=train
+        params["fmb"],
+        x,
+        state["fmb"],
+        config.mlp,
+        config.fmb,
+        compressed=compressed,
+        key=child(key, "fmb"),
+        train=train,
     )
     y = torch.cat([fmb, lcb], dim=1) + (rest[0] if rest else x)
     if "norm" in params.keys():

@@ -12,12 +12,14 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
-from funcrec.core.random import child, fold_in
+from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.cross_v2 import cross_v2, init_cross_v2
-from funcrec.layers.inputs import init_inputs, inputs
+from funcrec.layers.inputs import init_inputs
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class DCNv2Config:
     bias_init: Initializer | None = None
 
     def __post_init__(self) -> None:
+        check_classes("DCNv2", self.n_classes)
         if self.cross_num < 1:
             fail(ConfigError, "DCNv2: cross_num", got=self.cross_num, expected="at least 1")
         if self.low_rank is not None and self.low_rank < 1:
@@ -82,15 +85,7 @@ def dcn_v2(config: DCNv2Config) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new = {}
-
-        def part(name: str, part_config: MLPConfig, x: Tensor) -> Tensor:
-            y, new[name] = mlp(params[name], x, state[name], part_config, key=child(key, name), train=train)
-            return y
-
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), (c.group,), emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin((c.group,), params, emb, batch, state, key=key, train=train)
         g = x[c.group.name]
         y = cross_v2(params["cross"], part("backbone", c.backbone, g) if c.backbone else g)
         if c.deep:

@@ -8,16 +8,17 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
-from funcrec.core.random import child, fold_in
+from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.fm import fm
-from funcrec.layers.inputs import init_inputs, inputs, stacked
+from funcrec.layers.inputs import init_inputs, stacked
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes, check_wide, distinct, one_dim
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class DeepFMConfig:
     """Config of :func:`deepfm`.
 
     Attributes:
-        wide: embedded fields of any dim, summed over fields *and* components; tables of its own.
+        wide: looked-up fields of any dim, summed over fields *and* components; tables of its own.
         deep: input of the MLP; embedded and dense fields.
         fm: fields of the factorization machine, of one dim; ``deep`` itself when None.
         deep_mlp: the MLP over the deep group, its last layer activated too.
@@ -44,14 +45,15 @@ class DeepFMConfig:
     bias_init: Initializer | None = None
 
     def __post_init__(self) -> None:
-        if self.wide.dense:
-            fields = [f.name for f in self.wide.dense]
-            what = f"DeepFM: dense feature {fields} should not be configured in wide group"
-            fail(ConfigError, what, fix="bucketise it, or leave it to the deep group")
-        try:
-            (self.fm or self.deep).require_stacked("DeepFM")
-        except ConfigError as e:
-            raise ConfigError(f"embedding dimension of fm features must be same. {e}") from None
+        check_classes("DeepFM", self.n_classes)
+        check_wide("DeepFM", self.wide)
+        one_dim("DeepFM", self.fm or self.deep, "embedding dimension of fm features must be same")
+        _ = self.groups  # checked now: here the error belongs
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups it reads, each once."""
+        return distinct("DeepFM", self.wide, self.deep, self.fm)
 
 
 def deepfm(config: DeepFMConfig) -> Model:
@@ -66,7 +68,7 @@ def deepfm(config: DeepFMConfig) -> Model:
     c = config
     fm_group = c.fm or c.deep
     _, dim = fm_group.require_stacked("DeepFM")
-    groups = tuple(g for g in (c.wide, c.deep, c.fm) if g is not None)
+    groups = c.groups
     final_in = 1 + dim + c.deep_mlp.output_dim
     head_in = c.final.output_dim if c.final else c.deep_mlp.output_dim
 
@@ -80,21 +82,13 @@ def deepfm(config: DeepFMConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new = {}
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         wide = x[c.wide.name].sum(1, keepdim=True)
         pairs = fm(stacked(fm_group, x[fm_group.name]))
-        deep, new["deep"] = mlp(
-            params["deep"], x[c.deep.name], state["deep"], c.deep_mlp, key=child(key, "deep"), train=train
-        )
+        deep = part("deep", c.deep_mlp, x[c.deep.name])
         if c.final is None:
             return wide + pairs.sum(-1, keepdim=True) + linear(params["head"], deep), tree(new)
-        joined = torch.cat([wide, pairs, deep], dim=-1)
-        hidden, new["final"] = mlp(
-            params["final"], joined, state["final"], c.final, key=child(key, "final"), train=train
-        )
+        hidden = part("final", c.final, torch.cat([wide, pairs, deep], dim=-1))
         return linear(params["head"], hidden), tree(new)
 
     return Model(init, apply, config, groups)

@@ -9,9 +9,10 @@ from funcrec.core.groups import Encoded, Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.layers.mlp import MLPConfig
+from funcrec.models.checks import check_classes
 from funcrec.models.multi_tower import MultiTowerConfig, Tower, check_towers, multi_tower
 
-INTERESTS = "interests"
+INTERESTS = "interests"  # the usual ``config.interests_name``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class DINConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "towers", tuple(self.towers))
         object.__setattr__(self, "interests", tuple(self.interests))
+        check_classes("DIN", self.n_classes)
         if not self.interests:
             fail(
                 ConfigError,
@@ -45,21 +47,30 @@ class DINConfig:
                 expected="at least one",
                 fix="without histories, use MultiTower",
             )
-        if any(t.group.name == INTERESTS for t in self.towers):
-            fail(ConfigError, f"DIN: a tower on group {INTERESTS!r}", fix="rename it: the interests have that name")
         check_towers("DIN", self.all_towers)
+
+    @property
+    def interests_name(self) -> str:
+        """Under which params and state hold the interests' encoders: "interests", or what no tower's group is called.
+
+        Groups are the caller's to name: this one exists only inside of the model and gives way.
+        """
+        taken, name = {t.group.name for t in self.towers}, INTERESTS
+        while name in taken:
+            name += "_"
+        return name
 
     @property
     def all_towers(self) -> tuple[Tower, ...]:
         """The towers, then the interests as a tower of encodings without an MLP."""
-        return (*self.towers, Tower(Group(INTERESTS, encoded=self.interests)))
+        return (*self.towers, Tower(Group(self.interests_name, encoded=self.interests)))
 
 
 def din(config: DINConfig) -> Model:
     """Logits ``[B, C]``: ``y = Linear(MLP_final([MLP_1(g_1); …; MLP_n(g_n); a_1; …; a_m]))``, ``a_i`` the interests.
 
-    The parameters of interest i are ``params["inputs"]["encoders"]["interests"][str(i)]``, the others those of
-    :func:`~funcrec.models.multi_tower.multi_tower`.
+    The parameters of interest i are ``params["inputs"]["encoders"][config.interests_name][str(i)]``, the others those
+    of :func:`~funcrec.models.multi_tower.multi_tower`.
 
     Reference: Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", figure 2; the towers are
     those of TorchEasyRec's ``MultiTowerDIN``.

@@ -14,13 +14,14 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
-from funcrec.core.random import child, fold_in
+from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.dot import dot_interaction
-from funcrec.layers.inputs import init_inputs, inputs, stacked
+from funcrec.layers.inputs import init_inputs, stacked
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
-from funcrec.models.sparse_and_dense import check_sparse_and_dense
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes, check_sparse_and_dense, distinct
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class DLRMConfig:
             ``arch-interaction-op`` of the original).
         arch_with_sparse: whether the embeddings themselves join the dot products.
         final: the top MLP.
+        n_classes: width of the logits.
+        weight, bias_init: initializers of the output layer; None: U(±1/√fan_in). The MLPs have their own.
     """
 
     sparse: Group
@@ -48,11 +51,18 @@ class DLRMConfig:
     bias_init: Initializer | None = None
 
     def __post_init__(self) -> None:
+        check_classes("DLRM", self.n_classes)
         check_sparse_and_dense("DLRM", self.sparse, self.dense, self.dense_mlp)
+        _ = self.groups  # checked now: here the error belongs
         if self.interaction not in ("dot", "cat"):
             fail(ConfigError, "DLRM: interaction", got=repr(self.interaction), expected="'dot' or 'cat'")
         if self.interaction == "cat" and not self.arch_with_sparse:
             fail(ConfigError, "DLRM: interaction 'cat' without the embeddings", fix="set arch_with_sparse=True")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups it reads, each once."""
+        return distinct("DLRM", self.sparse, self.dense)
 
 
 def dlrm(config: DLRMConfig) -> Model:
@@ -65,7 +75,7 @@ def dlrm(config: DLRMConfig) -> Model:
     """
     c = config
     n, dim = c.sparse.require_stacked("DLRM")
-    groups = tuple(g for g in (c.sparse, c.dense) if g is not None)
+    groups = c.groups
     n_all = n + (c.dense is not None)
     pairs = n_all * (n_all - 1) // 2 if c.interaction == "dot" else 0
     final_in = pairs + (dim if c.dense else 0) + (n * dim if c.arch_with_sparse else 0)
@@ -84,29 +94,17 @@ def dlrm(config: DLRMConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new, parts = {}, []
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
+        parts = []
         fields = sparse = stacked(c.sparse, x[c.sparse.name])
         if c.dense and c.dense_mlp:
-            dense, new["dense"] = mlp(
-                params["dense"],
-                x[c.dense.name],
-                state["dense"],
-                c.dense_mlp,
-                key=child(key, "dense"),
-                train=train,
-            )
+            dense = part("dense", c.dense_mlp, x[c.dense.name])
             fields = torch.cat([rearrange(dense, "b d -> b 1 d"), sparse], dim=1)
             parts.append(dense)
         if c.interaction == "dot":
             parts.insert(0, dot_interaction(fields))
         if c.arch_with_sparse:
             parts.append(x[c.sparse.name])
-        hidden, new["final"] = mlp(
-            params["final"], torch.cat(parts, dim=-1), state["final"], c.final, key=child(key, "final"), train=train
-        )
-        return linear(params["head"], hidden), tree(new)
+        return linear(params["head"], part("final", c.final, torch.cat(parts, dim=-1))), tree(new)
 
     return Model(init, apply, config, groups)

@@ -11,12 +11,16 @@ from funcrec.core.groups import Group
 from funcrec.core.model import Model
 from funcrec.layers.fm import fm as fm_interaction
 from funcrec.layers.inputs import group_vector, stacked
+from funcrec.models.checks import distinct
 from funcrec.models.lr import LRConfig, lr
 
 
 @dataclass(frozen=True, kw_only=True)
 class FMConfig:
-    """``wide``: first-order weights (dim 1); ``fm``: the factors, embedded fields of one dim."""
+    """``wide``: first-order weights (dim 1); ``fm``: the factors, embedded fields of one dim.
+
+    One logit, as logistic regression, so no ``n_classes``.
+    """
 
     wide: Group
     fm: Group
@@ -25,6 +29,12 @@ class FMConfig:
         LRConfig(wide=self.wide)
         self.fm.require_plain("FM")
         self.fm.require_stacked("FM")
+        _ = self.groups  # checked now: here the error belongs
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups it reads, each once."""
+        return distinct("FM", self.wide, self.fm)
 
 
 def fm(config: FMConfig) -> Model:
@@ -38,4 +48,4 @@ def fm(config: FMConfig) -> Model:
         y, state = first_order.apply(params, emb, batch, state, key=key, train=train)
         return y + fm_interaction(stacked(config.fm, group_vector(config.fm, emb, batch))).sum(-1, keepdim=True), state
 
-    return Model(init, apply, config, (config.wide, config.fm))
+    return Model(init, apply, config, config.groups)

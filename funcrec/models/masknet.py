@@ -13,11 +13,13 @@ from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
-from funcrec.layers.inputs import init_inputs, inputs
+from funcrec.layers.inputs import init_inputs
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mask_block import MaskBlockConfig
 from funcrec.layers.mask_net import InputNorm, block_inputs, init_mask_net, mask_net
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class MaskNetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
+        check_classes("MaskNet", self.n_classes)
         if not self.blocks:
             fail(ConfigError, "MaskNet: blocks", got="none", expected="at least one MaskBlockConfig")
         if self.input_norm not in ("vector", "field", None):
@@ -91,14 +94,11 @@ def masknet(config: MaskNetConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new = {}
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), (c.group,), emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin((c.group,), params, emb, batch, state, key=key, train=train)
         g = x[c.group.name]
         y = mask_net(params["mask_net"], g, c.blocks, parallel=c.parallel, key=child(key, "mask_net"), train=train)
         if c.top_mlp:
-            y, new["top"] = mlp(params["top"], y, state["top"], c.top_mlp, key=child(key, "top"), train=train)
+            y = part("top", c.top_mlp, y)
         return linear(params["head"], y), tree(new)
 
     return Model(init, apply, config, (c.group,))

@@ -14,9 +14,11 @@ from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
-from funcrec.layers.inputs import init_inputs, inputs
+from funcrec.layers.inputs import init_inputs
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.models.checks import check_classes
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class MultiTowerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "towers", tuple(self.towers))
+        check_classes("MultiTower", self.n_classes)
         check_towers("MultiTower", self.towers)
 
 
@@ -90,11 +93,8 @@ def multi_tower(config: MultiTowerConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new, moved, parts = {}, {}, []
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
-        at = child(key, "towers")
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
+        at, moved, parts = child(key, "towers"), {}, []
         for tower in c.towers:
             name = tower.group.name
             y = x[name]
@@ -103,9 +103,6 @@ def multi_tower(config: MultiTowerConfig) -> Model:
                 y, moved[name] = mlp(own, y, held, tower.mlp, key=child(at, name), train=train)
             parts.append(y)
         new["towers"] = tree(moved)
-        hidden, new["final"] = mlp(
-            params["final"], torch.cat(parts, dim=-1), state["final"], c.final, key=child(key, "final"), train=train
-        )
-        return linear(params["head"], hidden), tree(new)
+        return linear(params["head"], part("final", c.final, torch.cat(parts, dim=-1))), tree(new)
 
     return Model(init, apply, config, groups)

@@ -13,9 +13,11 @@ from funcrec.core.matching import matching_layers
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
-from funcrec.layers.inputs import init_inputs, inputs
+from funcrec.layers.inputs import init_inputs
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp, mlp_hidden
+from funcrec.layers.mlp import MLPConfig, init_mlp, mlp_hidden
+from funcrec.models.checks import check_classes
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,9 @@ class RocketLaunchingConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+
+    def __post_init__(self) -> None:
+        check_classes("RocketLaunching", self.n_classes)
 
     @property
     def pairs(self) -> dict[int, int]:
@@ -88,41 +93,29 @@ def rocket_launching(config: RocketLaunchingConfig) -> Model:
         params["light"], state["light"] = init_net(fold_in(key, "light"), c.light)
         return tree(params), tree(state)
 
-    def trunk(params, emb, batch, state, key, train) -> tuple[Tensor, dict]:
-        """``h``, and the new state with the two nets' as it came."""
-        new = dict(state.items())
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), (c.group,), emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+    def run(params, emb, batch, state, key, train, boosted) -> tuple[dict[str, Tensor], TensorDict]:
+        """All outputs of the light net, and of the booster if ``boosted``; an idle net's state stays as it came."""
+        x, part, moved = begin((c.group,), params, emb, batch, state, key=key, train=train)
         h = x[c.group.name]
         if c.shared:
-            h, new["shared"] = mlp(
-                params["shared"], h, state["shared"], c.shared, key=child(key, "shared"), train=train
-            )
-        return h, new
-
-    def run(net, name, params, h, state, key, train) -> tuple[Tensor, list[Tensor], dict]:
-        """Logits and hidden layers of one net, and its new state."""
-        own, held = params[name], state[name]
-        hidden, moved = mlp_hidden(own["mlp"], h, held["mlp"], net, key=child(key, name), train=train)
-        return linear(own["head"], hidden[-1]), hidden, {"mlp": moved}
+            h = part("shared", c.shared, h)
+        nets = {"light": (c.light, h if c.light_learns_shared else h.detach(), tuple(pairs))}
+        if boosted:
+            nets["booster"] = (c.booster, h, tuple(pairs.values()))
+        out, new = {}, dict(state.items()) | moved
+        for name, (net, seen, compared) in nets.items():
+            own, held = params[name], state[name]["mlp"]
+            hidden, held = mlp_hidden(own["mlp"], seen, held, net, key=child(key, name), train=train)
+            new[name] = tree({"mlp": held})
+            out[name] = linear(own["head"], hidden[-1])
+            out |= {f"{name}_{i}": hidden[i] for i in compared if boosted}
+        return out, tree(new)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        h, new = trunk(params, emb, batch, state, key, train)
-        seen = h if c.light_learns_shared else h.detach()
-        logits, _, new["light"] = run(c.light, "light", params, seen, state, key, train)
-        return logits, tree(new)
+        out, new = run(params, emb, batch, state, key, train, boosted=False)
+        return out["light"], new
 
     def outputs(params, emb, batch, state, *, key=None, train=False) -> tuple[dict[str, Tensor], TensorDict]:
-        h, new = trunk(params, emb, batch, state, key, train)
-        seen = h if c.light_learns_shared else h.detach()
-        logits, light, new["light"] = run(c.light, "light", params, seen, state, key, train)
-        if not train:
-            return {"light": logits}, tree(new)
-        boosted, booster, new["booster"] = run(c.booster, "booster", params, h, state, key, train)
-        out = {"light": logits, "booster": boosted}
-        out |= {f"light_{i}": light[i] for i in pairs}
-        out |= {f"booster_{j}": booster[j] for j in pairs.values()}
-        return out, tree(new)
+        return run(params, emb, batch, state, key, train, boosted=train)
 
     return Model(init, apply, config, (c.group,), outputs)

@@ -11,12 +11,13 @@ from torch import Tensor
 from funcrec.core.groups import Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
-from funcrec.core.random import child, fold_in
+from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
-from funcrec.layers.inputs import init_inputs, inputs
+from funcrec.layers.inputs import init_inputs
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
-from funcrec.models.wide import check_wide
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes, check_wide, distinct
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class WideAndDeepConfig:
     """Config of :func:`wide_and_deep`.
 
     Attributes:
-        wide: embedded fields of any dim, summed over fields *and* components; tables of its own. The paper's model has
+        wide: looked-up fields of any dim, summed over fields *and* components; tables of its own. The paper's model has
             dim 1. TorchEasyRec's has 4, the least its tables allow: the same model, each weight the sum of 4 numbers
             that learn alike, so with SGD at four times the rate.
         deep: input of the MLP; embedded and dense fields.
@@ -43,7 +44,14 @@ class WideAndDeepConfig:
     bias_init: Initializer | None = None
 
     def __post_init__(self) -> None:
+        check_classes("WideAndDeep", self.n_classes)
         check_wide("WideAndDeep", self.wide)
+        _ = self.groups  # checked now: here the error belongs
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups it reads, each once."""
+        return distinct("WideAndDeep", self.wide, self.deep)
 
 
 def wide_and_deep(config: WideAndDeepConfig) -> Model:
@@ -55,7 +63,7 @@ def wide_and_deep(config: WideAndDeepConfig) -> Model:
     Reference: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", eq. 3; TorchEasyRec's form of it.
     """
     c = config
-    groups = (c.wide, c.deep)
+    groups = c.groups
     deep_out = c.deep_mlp.output_dim
     head_in = c.final.output_dim if c.final else deep_out
 
@@ -69,20 +77,12 @@ def wide_and_deep(config: WideAndDeepConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new = {}
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         wide = x[c.wide.name].sum(1, keepdim=True)
-        deep, new["deep"] = mlp(
-            params["deep"], x[c.deep.name], state["deep"], c.deep_mlp, key=child(key, "deep"), train=train
-        )
+        deep = part("deep", c.deep_mlp, x[c.deep.name])
         if c.final is None:
             return wide + linear(params["head"], deep), tree(new)
-        joined = torch.cat([wide, deep], dim=-1)
-        hidden, new["final"] = mlp(
-            params["final"], joined, state["final"], c.final, key=child(key, "final"), train=train
-        )
+        hidden = part("final", c.final, torch.cat([wide, deep], dim=-1))
         return linear(params["head"], hidden), tree(new)
 
     return Model(init, apply, config, groups)

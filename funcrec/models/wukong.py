@@ -15,11 +15,12 @@ from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
-from funcrec.layers.inputs import init_inputs, inputs, stacked
+from funcrec.layers.inputs import init_inputs, stacked
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
+from funcrec.layers.mlp import MLPConfig, init_mlp
 from funcrec.layers.wukong_layer import WuKongLayerConfig, init_wukong_layer, wukong_layer
-from funcrec.models.sparse_and_dense import check_sparse_and_dense
+from funcrec.models.checks import check_classes, check_sparse_and_dense, distinct
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,16 @@ class WuKongConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
+        check_classes("WuKong", self.n_classes)
         check_sparse_and_dense("WuKong", self.sparse, self.dense, self.dense_mlp)
+        _ = self.groups  # checked now: here the error belongs
         if not self.layers:
             fail(ConfigError, "WuKong: layers", got="none", expected="at least one WuKongLayerConfig")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups it reads, each once."""
+        return distinct("WuKong", self.sparse, self.dense)
 
 
 def wukong(config: WuKongConfig) -> Model:
@@ -62,7 +70,7 @@ def wukong(config: WuKongConfig) -> Model:
     """
     c = config
     n, dim = c.sparse.require_stacked("WuKong")
-    groups = tuple(g for g in (c.sparse, c.dense) if g is not None)
+    groups = c.groups
     n_fields = (n + (c.dense is not None), *(layer.output_fields for layer in c.layers))
 
     def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
@@ -81,36 +89,19 @@ def wukong(config: WuKongConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new, moved = {}, {}
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         fields = stacked(c.sparse, x[c.sparse.name])
         if c.dense and c.dense_mlp:
-            dense, new["dense"] = mlp(
-                params["dense"],
-                x[c.dense.name],
-                state["dense"],
-                c.dense_mlp,
-                key=child(key, "dense"),
-                train=train,
-            )
+            dense = part("dense", c.dense_mlp, x[c.dense.name])
             fields = torch.cat([rearrange(dense, "b d -> b 1 d"), fields], dim=1)
-        at = child(key, "layers")
+        at, moved = child(key, "layers"), {}
         for i, layer in enumerate(c.layers):
             name = str(i)
             fields, moved[name] = wukong_layer(
                 params["layers"][name], fields, state["layers"][name], layer, key=child(at, name), train=train
             )
         new["layers"] = tree(moved)
-        hidden, new["final"] = mlp(
-            params["final"],
-            rearrange(fields, "b n d -> b (n d)"),
-            state["final"],
-            c.final,
-            key=child(key, "final"),
-            train=train,
-        )
+        hidden = part("final", c.final, rearrange(fields, "b n d -> b (n d)"))
         return linear(params["head"], hidden), tree(new)
 
     return Model(init, apply, config, groups)

@@ -12,13 +12,14 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
-from funcrec.core.random import child, fold_in
+from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
 from funcrec.layers.cin import cin, init_cin
-from funcrec.layers.inputs import init_inputs, inputs, stacked
+from funcrec.layers.inputs import init_inputs, stacked
 from funcrec.layers.linear import init_linear, linear
-from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
-from funcrec.models.wide import check_wide
+from funcrec.layers.mlp import MLPConfig, init_mlp
+from funcrec.models.checks import check_classes, check_wide, distinct
+from funcrec.models.parts import begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class XDeepFMConfig:
         cin_layer_size: width of each CIN layer.
         deep: input of the MLP, embedded and dense fields, or None for the CIN alone.
         deep_mlp: the MLP over the deep group, its last layer activated too.
-        wide: the paper's linear part: embedded fields summed over fields and components and added to each logit.
+        wide: the paper's linear part: looked-up fields summed over fields and components and added to each logit.
             TorchEasyRec's model has none.
         final: MLP over [CIN; deep], TorchEasyRec's form; None to add a linear map of each, the paper's.
         n_classes: width of the logits.
@@ -50,24 +51,22 @@ class XDeepFMConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cin_layer_size", tuple(self.cin_layer_size))
+        check_classes("xDeepFM", self.n_classes)
         if not self.cin_layer_size or any(h < 1 for h in self.cin_layer_size):
             expected = "one positive integer a layer"
             fail(ConfigError, "xDeepFM: cin_layer_size", got=self.cin_layer_size, expected=expected)
-        for group in (self.cin_group, self.wide):
-            if group is not None:
-                check_wide("xDeepFM", group)
         self.cin_group.require_stacked("xDeepFM")
+        if self.wide is not None:
+            check_wide("xDeepFM", self.wide)
         if (self.deep is None) != (self.deep_mlp is None):
             seen = f"deep={self.deep and self.deep.name}, deep_mlp={self.deep_mlp}"
             fail(ConfigError, "xDeepFM: deep group and deep_mlp", got=seen, expected="both or neither")
-        names = [g.name for g in self.groups]
-        if len(set(names)) != len(names):
-            fail(ConfigError, "xDeepFM: different groups of one name", got=names, fix="rename one of them")
+        _ = self.groups  # checked now: here the error belongs
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups it reads, each once."""
-        return tuple(dict.fromkeys(g for g in (self.cin_group, self.deep, self.wide) if g is not None))
+        return distinct("xDeepFM", self.cin_group, self.deep, self.wide)
 
 
 def xdeepfm(config: XDeepFMConfig) -> Model:
@@ -103,15 +102,7 @@ def xdeepfm(config: XDeepFMConfig) -> Model:
         return tree(params), tree(state)
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        new = {}
-        x, new["inputs"] = inputs(
-            params.get("inputs", None), groups, emb, batch, state["inputs"], key=child(key, "inputs"), train=train
-        )
-
-        def part(name: str, part_config: MLPConfig, value: Tensor) -> Tensor:
-            y, new[name] = mlp(params[name], value, state[name], part_config, key=child(key, name), train=train)
-            return y
-
+        x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         products = cin(params["cin"], stacked(c.cin_group, x[c.cin_group.name]))
         hidden = [products]
         if c.deep and c.deep_mlp:

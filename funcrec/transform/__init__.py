@@ -11,6 +11,7 @@
 """
 
 from funcrec.core.matching import matching_layers
+from funcrec.transform.derive import frozen, with_features
 from funcrec.transform.distill import (
     SIMILARITIES,
     cosine_similarity,
@@ -19,7 +20,7 @@ from funcrec.transform.distill import (
     inner_product,
     soft_labels,
 )
-from funcrec.transform.pair import DistilledConfig, distilled, frozen
+from funcrec.transform.pair import DistilledConfig, distilled
 from funcrec.transform.parts import part_gradients, routing, total
 from funcrec.transform.rocket import distillation, rocket_objective, rocket_parts
 
@@ -40,4 +41,5 @@ __all__ = [
     "routing",
     "soft_labels",
     "total",
+    "with_features",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -14,7 +13,8 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
-from funcrec.core.tree import map_leaves, tree
+from funcrec.core.tree import tree
+from funcrec.transform.derive import feature_names, is_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,23 @@ def _run(
         return logits, [], state
     assert model.outputs is not None
     out, state = model.outputs(*args, key=key, train=True)
-    logits_name = "light" if "light" in out else "logits"
-    missing = [name for name in (logits_name, *names) if name not in out]
-    if missing:
+    missing = [name for name in ("logits", *names) if name not in out]
+    if missing:  # outputs that somebody wrote: _check_side could not know
         fail(ConfigError, f"distilled: outputs of the {side} model", got=list(out), expected=f"{missing} among them")
-    return out[logits_name], [out[name] for name in names], state
+    return out["logits"], [out[name] for name in names], state
+
+
+def _check_side(side: str, model: Model, names: Sequence[str]) -> None:
+    """Raise ConfigError unless a pair can train this model and compare these outputs of it."""
+    if is_pair(model.config):
+        seen = f"{type(model.config).__name__}, a light net with a booster of its own"
+        fix = "take another model, or for the booster frozen(model, params, state) of one trained by its own objective"
+        fail(ConfigError, f"distilled: the {side} model", got=seen, expected="a model whose loss moves it all", fix=fix)
+    known = feature_names(model.config)
+    if names and (model.outputs is None or (known is not None and not {*names} <= {*known, "logits"})):
+        has = "no outputs" if model.outputs is None else f'outputs "logits" and {list(known or ())}'
+        seen, fix = f"{list(names)} of a model with {has}", "name them with with_features(model, names, function)"
+        fail(ConfigError, f"distilled: features of the {side} model", got=seen, fix=fix)
 
 
 def distilled(
@@ -77,13 +89,19 @@ def distilled(
 
     Args:
         features: pairs (output of ``light``, output of ``booster``) for the similarities, by their names in the models'
-            own ``outputs``, where the logits are called ``"logits"`` or ``"light"``.
+            ``outputs``, where the logits are ``"logits"``. Any model has outputs after
+            :func:`~funcrec.transform.derive.with_features`.
         light_learns_shared: whether the light model's gradient reaches the embeddings of the groups and histories that
             both read. False is RocketLaunching's rule: there they follow the booster. What the light model alone reads,
             it always learns.
 
+    Neither side may be a pair itself, RocketLaunching or one of these: no loss here would move its own booster, nor the
+    embeddings at which its light net stops the gradient. A :func:`~funcrec.transform.derive.frozen` pair may be, and so
+    models are distilled in a chain.
+
     Raises:
-        ConfigError: logits of two widths, one name for two different groups, features of a model without ``outputs``.
+        ConfigError: logits of two widths, one name for two different groups, features that a model does not have, a
+            pair that is not frozen.
     """
     features = tuple((a, b) for a, b in features)
     config = DistilledConfig(
@@ -92,9 +110,8 @@ def distilled(
     classes = {side: getattr(m.config, "n_classes", 1) for side, m in (("light", light), ("booster", booster))}
     if classes["light"] != classes["booster"]:
         fail(ConfigError, "distilled: n_classes", got=classes, expected="one number for both models")
-    silent = [side for side, m in (("light", light), ("booster", booster)) if features and m.outputs is None]
-    if silent:
-        fail(ConfigError, "distilled: features", got=f"{silent} without outputs", expected="models that have outputs")
+    _check_side("light", light, [a for a, _ in features])
+    _check_side("booster", booster, [b for _, b in features])
     by_light, by_booster = _read(light.groups), _read(booster.groups)
     shared = [name for name in by_light if name in by_booster]
     for name in shared:
@@ -135,32 +152,3 @@ def distilled(
 def _part(t: TensorDict, name: str) -> TensorDict:
     """A subtree; an empty one where it holds nothing and was dropped."""
     return t.get(name, TensorDict({}, []))
-
-
-def frozen(model: Model, params: TensorDict, state: TensorDict) -> Model:
-    """A trained model as a constant, to be the booster of another: no parameters, no state, no gradient, no dropout.
-
-    It runs in evaluation mode whatever ``train`` says, and its output has no gradient: neither its weights nor the
-    embeddings that it reads move. (Their rows still pass through the optimizer: leave them out of weight decay.)
-    ``params`` and ``state`` stay on their device.
-
-    As a booster it has a constant for its loss of the labels, to which ``factors`` may give 0, and it teaches no
-    embedding: ``distilled(light, frozen(…), light_learns_shared=True)`` lets the light model move those it shares.
-    """
-    fixed, statistics = map_leaves(torch.Tensor.detach, params), map_leaves(torch.Tensor.detach, state)
-    run = model.outputs
-
-    def init(key: Tensor) -> tuple[TensorDict, TensorDict]:
-        del key
-        return tree(), tree()
-
-    def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
-        del params, key, train
-        return model.apply(fixed, emb, batch, statistics)[0].detach(), state
-
-    def outputs(params, emb, batch, state, *, key=None, train=False) -> tuple[dict[str, Tensor], TensorDict]:
-        del params, key, train
-        assert run is not None
-        return {name: x.detach() for name, x in run(fixed, emb, batch, statistics)[0].items()}, state
-
-    return Model(init, apply, model.config, model.groups, None if run is None else outputs)

@@ -133,7 +133,8 @@ def distillation(
     ``model``: RocketLaunching or one of :func:`~funcrec.transform.pair.distilled`.
 
     Raises:
-        ConfigError: a model without ``outputs``, an unknown similarity, a loss without a name.
+        ConfigError: a model without ``outputs``, an unknown similarity or one with no layers to compare, a loss without
+            a name.
     """
     if model.outputs is None:
         seen, fix = (
@@ -143,6 +144,9 @@ def distillation(
         fail(ConfigError, "distillation: model", got=seen, expected="a light net and its booster", fix=fix)
     run, losses, compare = model.outputs, _named(loss), _similarity(similarity)
     pairs = getattr(model.config, "pairs", None)
+    if compare is not None and pairs is not None and not pairs:
+        fix = "give the two nets a layer of equal width, or distilled() features, or set similarity=None"
+        fail(ConfigError, f"similarity of hidden layers of {type(model.config).__name__}", got="none", fix=fix)
 
     def parts(params, emb, features, state, key):
         out, state = run(params, emb, features, state, key=key, train=True)
@@ -175,7 +179,7 @@ def rocket_objective(
     The logits it returns are the light net's.
 
     Raises:
-        ConfigError: as :func:`distillation`; when called, factors of no part, or a similarity of no layers.
+        ConfigError: as :func:`distillation`; when called, factors of no part.
     """
     parts = distillation(model, loss=loss, similarity=similarity, hints=hints, temperature=temperature)
     return total(parts, factors)

@@ -151,6 +151,28 @@ def test_empty_bags_give_zero_for_both_poolings():
         assert scatter(spec, touched, emb)["dim2"].values.shape == (0, 2)
 
 
+@pytest.mark.parametrize("weights", [[2.0, -2.0], [0.0, 0.0]])
+def test_a_step_whose_weights_sum_to_nothing_has_no_mean(weights):
+    """It is 0 and so is its gradient, as a bag of its own is; the steps beside it keep theirs."""
+    lookup = Lookup(feature="h", table="t", pooling="mean")
+    spec = EmbeddingSpec(
+        tables=(Table(name="t", rows=4, dim=2),),
+        groups=(EmbeddingGroup(name="g", lookups=(Lookup(feature="f", table="t", pooling="mean"),)),),
+        sequences=(SequenceGroup(name="s", lookups=(lookup,)),),
+    )
+    bags = ragged([0, 1], [2, 3], [], weights=torch.tensor([*weights, 1.0, 3.0]))
+    tables = init_weights(spec, key(0))
+    history = Nested.from_lengths(bags, torch.tensor([3]))
+    emb, touched = gather(spec, tables, {"h": history, "f": bags.select(torch.tensor([0]))})
+    expected = torch.zeros(1, 3, 2)
+    expected[0, 1] = 0.25 * spec.table(tables, "t")[2] + 0.75 * spec.table(tables, "t")[3]
+    torch.testing.assert_close(emb["s"], expected)
+    assert torch.equal(emb["g"], torch.zeros(1, 1, 2))
+    (gradient,) = scatter(spec, touched, emb * 0 + 1).values()
+    dense = densify(sum_duplicates(gradient), 4)
+    torch.testing.assert_close(dense, torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.25, 0.25], [0.75, 0.75]]))
+
+
 def test_spec_for_shares_tables_except_private_ones():
     deep, wide = Group.of("deep", ["a", "b"], 4), Group.of("wide", ["a", "b"], 4)
     spec = spec_for([deep, wide, Group.of("fm", ["b"], 4)], {"a": 3, "b": 5}, private=("wide",))

@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
     """The same rows twice: lists in Parquet, text in csv."""
     path = tmp_path_factory.mktemp("rows")
     random = np.random.default_rng(0)
-    steps = random.integers(0, 4, N).tolist()
+    steps = [int(n) for n in random.integers(0, 4, N)]
     draw = lambda n, high: [int(x) for x in random.integers(0, high, n)]  # noqa: E731
     columns: dict[str, Any] = {
         "item": draw(N, 20),

@@ -323,6 +323,18 @@ def test_ratios_are_the_numbers_that_were_written():
     assert weights["mask_net_layer.mask_blocks.0.mask_generator.0.weight"].shape == (7, 10)
 
 
+def test_a_tower_of_din_may_have_any_name():
+    text = PIPELINES["din"].replace('"all"', '"interests"')
+    system, usual = parse(text), parse(PIPELINES["din"])
+    weights = usual.export_weights(random_variables(usual))
+    renamed = {n.replace("towers.all.", "towers.interests."): x for n, x in weights.items()}
+    assert renamed.keys() != weights.keys()
+    outputs = [
+        s.apply(s.import_weights(w), s.batch(**random_inputs(s)))[0] for s, w in ((usual, weights), (system, renamed))
+    ]
+    assert all(torch.equal(outputs[0][name], outputs[1][name]) for name in outputs[0])
+
+
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     # 13 wide: the ratio of 1 wins over aggregation_dim, unless it is 0
     "masknet": {

@@ -34,7 +34,7 @@ def _mask_net(name: str, parallel: bool, **options: Any) -> Case:
 
 def _fm_block(name: str, norm: bool) -> Case:
     params, state = init_fm_block(key(0), 2, 3, 2, 2, LINEAR, norm=norm, dtype=F64)
-    return Case(name, lambda p, x: fm_block(p, x, state, LINEAR)[0], jitter(params), noise(1, 3, 3, 2))
+    return Case(name, lambda p, x: fm_block(p, x, state, LINEAR, 2)[0], jitter(params), noise(1, 3, 3, 2))
 
 
 def _wukong_layer(name: str, config: WuKongLayerConfig, train: bool) -> Case:
@@ -75,9 +75,8 @@ def _calls() -> dict[str, tuple[Any, ...]]:
         "cin.cin": (init_cin(key(0), 3, (4, 5), dtype=F64), x),
         "mask_block.mask_block": (init_mask_block(key(0), 8, 5, BLOCK, dtype=F64), flat, noise(2, 6, 5), BLOCK),
         "mask_net.mask_net": (norm, flat, (BLOCK,)),
-        "mask_net.field_norm": (norm["norm"], flat),
         "linear_compress.linear_compress": (init_linear_compress(key(0), 3, 4, dtype=F64), x),
-        "fm_block.fm_block": (fm_params, x, fm_state, LINEAR),
+        "fm_block.fm_block": (fm_params, x, fm_state, LINEAR, 4),
         "wukong_layer.wukong_layer": (wukong_params, x, wukong_state, config),
         "senet.senet": (init_senet(key(0), 3, dtype=F64), flat, (1, 2, 5)),
     }

@@ -13,7 +13,8 @@ from funcrec.core.ragged import Ragged
 from funcrec.core.random import fold_in, key
 from funcrec.layers.autodis import AutoDis, autodis
 from funcrec.layers.batch_norm import batch_norm, init_batch_norm
-from funcrec.layers.din_attention import DINEncoder, din_attention_jagged
+from funcrec.layers.din_attention import DINEncoder
+from funcrec.layers.din_jagged import din_attention_jagged
 from funcrec.layers.inputs import init_inputs, inputs
 from funcrec.layers.linear_number import LinearNumber, linear_number
 from funcrec.layers.mlp import MLPConfig

@@ -29,6 +29,7 @@ from funcrec.layers.norm import init_layer_norm
 from funcrec.layers.self_attention import SelfAttentionEncoder
 from funcrec.layers.variational_dropout import init_variational_dropout
 from tests.layers.cases import noise
+from tests.layers.cases_interactions import CALLS as INTERACTIONS
 
 X2, X3 = noise(1, 5, 3), noise(1, 5, 4, 3)
 CONFIG = MLPConfig(hidden_units=(4, 2))
@@ -62,11 +63,11 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "inputs.sequence_keys": (SEQUENCE, HISTORY, HISTORY),
     "history.real_steps": (X3, LENGTHS, 2),
     "history.masked_softmax": (X2, X2 > 0),
-    "history.pad_query": (X2, 4),
+    "history.pad_query": (X2, 5, 4),
     "din_attention.din_attention": (lambda p, s: (p, X2, X3, LENGTHS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
     "din_attention.din_attention_weights": (lambda p, s: (p, X2, X3, LENGTHS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
-    "din_attention.din_attention_jagged": (lambda p, s: (p, X2, ROWS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
-    "din_attention.din_attention_weights_jagged": (lambda p, s: (p, X2, ROWS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
+    "din_jagged.din_attention_jagged": (lambda p, s: (p, X2, ROWS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
+    "din_jagged.din_attention_weights_jagged": (lambda p, s: (p, X2, ROWS, s, DIN))(*DIN.init(key(0), 3, 3, P64)),
     "simple_attention.simple_attention": (X2, X3, LENGTHS),
     "self_attention.self_attention": (SELF.init(key(0), 0, 3, P64)[0], X3, LENGTHS, SELF),
     "multi_window_din.multi_window_din": (lambda p, s: (p, X2, X3, LENGTHS, s, WINDOWS))(
@@ -89,9 +90,9 @@ def checked(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return jaxtyping.jaxtyped(getattr(module, function), typechecker=beartype)
 
 
-@pytest.mark.parametrize("path", CALLS)
+@pytest.mark.parametrize("path", [*CALLS, *INTERACTIONS])
 def test_annotations_hold(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(path, monkeypatch)(*CALLS[path])
+    checked(path, monkeypatch)(*(CALLS | INTERACTIONS)[path])
 
 
 @pytest.mark.parametrize("path", ["fm.fm", "dot.dot_interaction"])

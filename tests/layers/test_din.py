@@ -14,15 +14,10 @@ from torch.func import grad, hessian, vmap
 
 from funcrec.core.errors import ConfigError, KeyMissingError, ShapeError
 from funcrec.core.ragged import Ragged
-from funcrec.core.random import key, permutation
+from funcrec.core.random import fold_in, key, permutation
 from funcrec.core.tree import leaves, map_leaves, paths
-from funcrec.layers.din_attention import (
-    DINEncoder,
-    din_attention,
-    din_attention_jagged,
-    din_attention_weights,
-    din_attention_weights_jagged,
-)
+from funcrec.layers.din_attention import DINEncoder, din_attention, din_attention_weights
+from funcrec.layers.din_jagged import din_attention_jagged, din_attention_weights_jagged
 from funcrec.layers.linear import linear
 from funcrec.layers.mlp import MLPConfig, mlp
 from tests.layers.cases import F64, jitter, noise, positive
@@ -58,6 +53,14 @@ def history(lengths: list[int], steps: int = 4, dim: int = 3, padding: float = 0
 
 def ragged(keys: Tensor, lengths: Tensor) -> Ragged:
     return Ragged.from_lengths(keys[torch.arange(keys.shape[1]) < lengths[:, None]], lengths)
+
+
+def shuffled(keys: Tensor, lengths: list[int], seed: int) -> tuple[Tensor, Tensor]:
+    """The real steps of each row in another order, and that order; padding stays where it is."""
+    order = torch.arange(keys.shape[1]).repeat(len(lengths), 1)
+    for b, n in enumerate(lengths):
+        order[b, :n] = permutation(fold_in(key(seed), b), n) if n else order[b, :0]
+    return keys.take_along_dim(order[..., None], 1), order
 
 
 def joined(query: Tensor, step: Tensor) -> Tensor:
@@ -135,31 +138,124 @@ def test_jagged_is_padded(lengths: list[int], config: DINEncoder, train: bool) -
 
 
 @each_mlp
-@given(seed=st.integers(0, 99))
-def test_the_order_of_the_steps_does_not_matter(name: str, seed: int) -> None:
-    config = DINEncoder(attn_mlp=MLPS[name])
+@given(lengths=lengths_lists, seed=st.integers(0, 99), softmax=st.booleans(), train=st.booleans())
+def test_the_order_of_the_steps_does_not_matter(
+    name: str, lengths: list[int], seed: int, softmax: bool, train: bool
+) -> None:
+    """Of the real ones, in either form: the weights move with them, and nothing else changes."""
+    config = DINEncoder(attn_mlp=MLPS[name], softmax=softmax)
     params, state = made(config)
-    query, keys, n = history([4, 4, 4])
-    order = permutation(key(seed), 4)
-    for train in (False, True):
-        y, new = din_attention(params, query, keys, n, state, config, train=train)
-        z, moved = din_attention(params, query, keys[:, order], n, state, config, train=train)
-        torch.testing.assert_close([z, *leaves(moved)], [y, *leaves(new)])
-    weights, _ = din_attention_weights(params, query, keys, n, state, config)
-    permuted, _ = din_attention_weights(params, query, keys[:, order], n, state, config)
-    torch.testing.assert_close(permuted, weights[:, order])
+    query, keys, n = history(lengths)
+    mixed, order = shuffled(keys, lengths, seed)
+    y, new = din_attention(params, query, keys, n, state, config, train=train)
+    z, moved = din_attention(params, query, mixed, n, state, config, train=train)
+    torch.testing.assert_close([z, *leaves(moved)], [y, *leaves(new)])
+    z, moved = din_attention_jagged(params, query, ragged(mixed, n), state, config, train=train)
+    torch.testing.assert_close([z, *leaves(moved)], [y, *leaves(new)])
+    weights, _ = din_attention_weights(params, query, keys, n, state, config, train=train)
+    permuted, _ = din_attention_weights(params, query, mixed, n, state, config, train=train)
+    torch.testing.assert_close(permuted, weights.take_along_dim(order, 1))
 
 
 @each_mlp
-def test_one_step_is_returned_and_no_step_is_zero(name: str) -> None:
+@given(real=st.lists(st.booleans(), min_size=1, max_size=5), steps=st.integers(1, 3), train=st.booleans())
+def test_one_step_is_returned_and_no_step_is_zero(name: str, real: list[bool], steps: int, train: bool) -> None:
+    """Whatever the scores: what the softmax has one choice of has the weight 1."""
     config = DINEncoder(attn_mlp=MLPS[name])
     params, state = made(config)
-    query, keys, n = history([1, 0, 1])
-    y, _ = din_attention(params, query, keys, n, state, config)
-    torch.testing.assert_close(y, keys[:, 0])
-    assert (y[1] == 0).all()
-    single = Ragged.from_lengths(keys[[0, 2], 0], n)
-    torch.testing.assert_close(din_attention_jagged(params, query, single, state, config)[0], y)
+    query, keys, n = history([int(one) for one in real], 4)
+    expected = keys[:, 0] * n[:, None]
+    y, _ = din_attention(params, query, keys[:, :steps], n, state, config, train=train)
+    torch.testing.assert_close(y, expected)
+    assert (y[n == 0] == 0).all()
+    single = Ragged.from_lengths(keys[n > 0, 0], n)
+    torch.testing.assert_close(din_attention_jagged(params, query, single, state, config, train=train)[0], expected)
+
+
+@given(lengths_lists, st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from([torch.nan, torch.inf, 1e300]))
+def test_what_is_cut_has_no_effect_in_either_form(
+    lengths: list[int], cut: int, softmax: bool, train: bool, poison: float
+) -> None:
+    """Outputs, statistics and every gradient are those of histories that end at the cut; a cut step itself has none."""
+    config = DINEncoder(attn_mlp=MLPS["bn_dice"], softmax=softmax, max_seq_length=cut)
+    params, state = made(config)
+    query, keys, n = history(lengths)
+    past = torch.arange(4) >= cut
+    bad = torch.where(past[:, None], poison, keys)
+    real = torch.arange(4) < n[:, None]
+
+    def results(form: str, x: Tensor, m: Tensor) -> tuple[list[Tensor], Tensor]:
+        def loss(p: TensorDict, q: Tensor, v: Tensor) -> tuple[Tensor, tuple[Tensor, TensorDict]]:
+            if form == "padded":
+                y, new = din_attention(p, q, v, m, state, config, train=train)
+            else:
+                y, new = din_attention_jagged(p, q, ragged(v, m), state, config, train=train)
+            return y.sin().sum(), (y, new)
+
+        (d_params, d_query, d_keys), (y, new) = grad(loss, argnums=(0, 1, 2), has_aux=True)(params, query, x)
+        return [y, *leaves(new), *leaves(d_params), d_query], d_keys
+
+    expected, d_expected = results("padded", keys[:, :cut], n.clamp(max=cut))
+    for form in ("padded", "jagged"):
+        got, d_keys = results(form, bad, n)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(d_keys[:, :cut], d_expected)
+        assert (d_keys[past & real] == 0).all()
+
+
+@given(lengths_lists, st.integers(0, 3), st.sampled_from([1e5, 1e8]), st.integers(0, 99))
+def test_the_gradient_of_a_step_that_would_score_far_higher_but_is_cut(
+    lengths: list[int], cut: int, scale: float, seed: int
+) -> None:
+    """A history so loud that its steps score far below an empty one: both forms agree, and nothing overflows."""
+    config = DINEncoder(attn_mlp=MLPConfig(hidden_units=(3,), activation=None), max_seq_length=cut)
+    params, state = config.init(key(seed), 3, 3, F64)
+    query, keys, n = history(lengths)
+    rows, real = ragged(scale * keys, n), torch.arange(4) < n[:, None]
+
+    def padded(p: TensorDict, v: Tensor) -> Tensor:
+        x = torch.zeros_like(keys).masked_scatter(real[..., None], v)
+        return (din_attention(p, query, x, n, state, config)[0] / scale).sin().sum()
+
+    def jagged(p: TensorDict, v: Tensor) -> Tensor:
+        return (din_attention_jagged(p, query, Ragged(v, rows.offsets), state, config)[0] / scale).sin().sum()
+
+    a, b = (grad(f, argnums=(0, 1))(params, rows.values) for f in (padded, jagged))
+    assert all(x.isfinite().all() for x in (*leaves(b[0]), b[1]))
+    torch.testing.assert_close([*leaves(b[0]), b[1]], [*leaves(a[0]), a[1]])
+
+
+@given(lengths_lists, st.sampled_from([-1e6, -1e5, 1e6]), st.sampled_from([0, 2]))
+def test_a_level_that_all_scores_share_does_not_matter(lengths: list[int], level: float, cut: int) -> None:
+    """However far below zero: padding is below it still, and the largest score of a row is one of its own."""
+    config = DINEncoder(attn_mlp=MLPS["no_bias"], max_seq_length=cut)
+    params, state = made(config)
+    query, keys, n = history(lengths)
+    lifted = params.clone()
+    lifted["linear", "bias"] = params["linear", "bias"] + level
+    weights, _ = din_attention_weights(params, query, keys, n, state, config)
+    shifted, _ = din_attention_weights(lifted, query, keys, n, state, config)
+    torch.testing.assert_close(shifted, weights, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(shifted.sum(1), (n > 0).to(F64))
+    flat, _ = din_attention_weights_jagged(lifted, query, ragged(keys, n), state, config)
+    mask = torch.arange(weights.shape[1]) < n[:, None]
+    torch.testing.assert_close(flat[flat > 0], weights[mask], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_long_history_in_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+    """So many equal steps overflow the sum of a float16 softmax, and stop that of a bfloat16 one."""
+    config = DINEncoder(attn_mlp=MLPS["relu"])
+    params, state = made(config)
+    steps = 70_000
+    query, keys, n = noise(1, 2, 3), noise(2, 2, 1, 3).expand(2, steps, 3), torch.tensor([steps, 3])
+    low = map_leaves(lambda x: x.to(dtype), params)
+    rows = ragged(keys.to(dtype), n)
+    weights, _ = din_attention_weights_jagged(low, query.to(dtype), rows, state, config)
+    torch.testing.assert_close(weights[:steps].float().sum(), torch.tensor(1.0), rtol=0.01, atol=0)
+    y, _ = din_attention_jagged(low, query.to(dtype), rows, state, config)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.to(F64), keys[:, 0], rtol=0.02, atol=0.01)
 
 
 @given(lengths_lists, configs)
@@ -329,15 +425,28 @@ def test_errors_name_what_is_wrong() -> None:
         din_attention(params, query[:, :2], keys[..., :2], n, state, config)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (2, 4), (2, 0), (3,), (3, 3), (2, 1, 3)])
+def test_a_query_is_neither_cut_nor_broadcast(shape: tuple[int, ...]) -> None:
+    config = DINEncoder(attn_mlp=MLPS["relu"])
+    params, state = made(config)
+    _, keys, n = history([4, 2])
+    query = torch.zeros(shape, dtype=F64)
+    text = r"attention: query: got \(.*expected \[2, 1 to 3\]"
+    with pytest.raises(ShapeError, match=text):
+        din_attention(params, query, keys, n, state, config)
+    with pytest.raises(ShapeError, match=text):
+        din_attention_jagged(params, query, ragged(keys, n), state, config)
+
+
 def test_errors_of_the_jagged_form() -> None:
     config = DINEncoder(attn_mlp=MLPS["bn_dice"])
     params, state = made(config)
     query, keys, n = history([4, 2])
     rows = ragged(keys, n)
     weighted = Ragged(rows.values, rows.offsets, torch.ones(6))
-    for q, wrong in ((query, weighted), (query[:1], rows), (query, Ragged(rows.values[:, 0], rows.offsets))):
+    for wrong in (weighted, Ragged(rows.values[:, 0], rows.offsets)):
         with pytest.raises(ShapeError, match=r"jagged attention: .*expected values \[nnz, D\] without weights"):
-            din_attention_jagged(params, q, wrong, state, config)
+            din_attention_jagged(params, query, wrong, state, config)
     padded = replace(config, padding_in_statistics=True)
     din_attention_jagged(params, query, rows, state, padded)
     with pytest.raises(

@@ -15,17 +15,18 @@ from torch.func import grad, jvp, vmap
 
 from funcrec.core.errors import ConfigError, KeyMissingError, ShapeError
 from funcrec.core.groups import Encoder
-from funcrec.core.random import key, permutation
+from funcrec.core.random import key
 from funcrec.core.tree import leaves, map_leaves, paths
 from funcrec.layers.din_attention import DINEncoder
+from funcrec.layers.history import masked_softmax
 from funcrec.layers.linear import linear
 from funcrec.layers.mlp import MLPConfig, mlp
 from funcrec.layers.multi_window_din import MultiWindowDINEncoder
 from funcrec.layers.self_attention import SelfAttentionEncoder
 from funcrec.layers.sequence_pooling import PoolingEncoder
-from funcrec.layers.simple_attention import SimpleAttention
-from tests.layers.cases import F64, jitter, positive
-from tests.layers.test_din import history, lengths_lists
+from funcrec.layers.simple_attention import SimpleAttention, simple_attention
+from tests.layers.cases import F64, jitter, noise, positive
+from tests.layers.test_din import history, lengths_lists, shuffled
 
 MLP = MLPConfig(hidden_units=(4, 2), activation="nn.Tanh")
 DICE = MLPConfig(hidden_units=(4,), activation="Dice", use_bn=True)
@@ -39,6 +40,7 @@ ENCODERS: dict[str, Any] = {
     "windows": MultiWindowDINEncoder(windows_len=(1, 2, 4), attn_mlp=MLP),
     "windows_dice": MultiWindowDINEncoder(windows_len=(3,), attn_mlp=DICE),
 }
+UNTRUNCATED = SelfAttentionEncoder(dim=6, num_heads=2, max_seq_length=2, divide_by_untruncated=True)
 each_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
@@ -103,14 +105,69 @@ def test_rows_by_vmap_are_the_batch_in_evaluation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in ENCODERS if not n.startswith("windows")])
-@given(seed=st.integers(0, 99), train=st.booleans())
-def test_the_order_of_the_steps_does_not_matter(name: str, seed: int, train: bool) -> None:
+@given(lengths=lengths_lists, seed=st.integers(0, 99), train=st.booleans())
+def test_the_order_of_the_real_steps_does_not_matter(name: str, lengths: list[int], seed: int, train: bool) -> None:
     encoder = ENCODERS[name]
     params, state = made(encoder)
-    query, keys, n = history([4, 4])
+    query, keys, n = history(lengths, padding=torch.nan)
     y, new = encoder.apply(params, query, keys, n, state, train=train)
-    z, moved = encoder.apply(params, query, keys[:, permutation(key(seed), 4)], n, state, train=train)
+    z, moved = encoder.apply(params, query, shuffled(keys, lengths, seed)[0], n, state, train=train)
     torch.testing.assert_close([z, *leaves(moved)], [y, *leaves(new)])
+
+
+@each_encoder
+@given(lengths=lengths_lists, extra=st.integers(0, 5), train=st.booleans())
+def test_a_length_past_the_steps_counts_those_that_are_there(
+    name: str, lengths: list[int], extra: int, train: bool
+) -> None:
+    encoder = ENCODERS[name]
+    params, state = made(encoder)
+    query, keys, n = history(lengths)
+    beyond = torch.where(n == 4, n + extra, n)
+    for each in (encoder, UNTRUNCATED) if name == "self" else (encoder,):
+        y, new = each.apply(params, query, keys, n, state, train=train)
+        z, moved = each.apply(params, query, keys, beyond, state, train=train)
+        torch.testing.assert_close([z, *leaves(moved)], [y, *leaves(new)])
+
+
+@pytest.mark.parametrize("name", ["din", "simple", "windows"])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 4), (3,), (3, 3), (2, 1, 3)])
+def test_a_query_of_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    """It would broadcast, or be cut."""
+    encoder = ENCODERS[name]
+    params, state = made(encoder)
+    _, keys, n = history([4, 2])
+    with pytest.raises(ShapeError, match=r"attention: query: got \(.*expected "):
+        encoder.apply(params, torch.zeros(shape, dtype=F64), keys, n, state)
+
+
+def test_the_dot_product_needs_a_query_as_wide_as_a_step() -> None:
+    _, keys, n = history([4, 2])
+    with pytest.raises(ShapeError, match=r"simple_attention: query: got \(2, 1\), expected one for each row, \(2, 3\)"):
+        simple_attention(torch.zeros(2, 1, dtype=F64), keys, n)
+
+
+@given(
+    mask=st.lists(st.booleans(), min_size=1, max_size=5),
+    level=st.sampled_from([0.0, -1e4, -1e6, 1e6]),
+    dtype=st.sampled_from([torch.float16, torch.float32, F64]),
+)
+def test_a_masked_softmax_is_the_softmax_of_what_is_left(mask: list[bool], level: float, dtype: torch.dtype) -> None:
+    """Wherever the scores are: what is masked lies below all of them."""
+    kept = torch.tensor(mask)
+    scores = (
+        (noise(1, len(mask)) + level).clamp(min=torch.finfo(dtype).min / 2, max=torch.finfo(dtype).max / 2).to(dtype)
+    )
+    weights = masked_softmax(scores, kept)
+    assert weights.dtype == dtype
+    assert (weights[~kept] == 0).all()
+    torch.testing.assert_close(weights[kept], scores[kept].softmax(0))
+    assert bool(kept.any()) is bool((weights.sum() - 1).abs() < 0.01)
+
+
+def test_multi_window_starts_with_the_slope_of_torch_nns_prelu() -> None:
+    params, _ = ENCODERS["windows"].init(key(0), 3, 3)
+    torch.testing.assert_close(params["prelu", "weight"], nn.PReLU().weight.detach(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["din", "simple", "mean", "self"])

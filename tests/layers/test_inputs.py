@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -164,6 +165,32 @@ def test_training_moves_statistics_and_draws_with_the_key() -> None:
     at = child(key(1), "variational other")
     expected = variational_dropout(params["variational", "other"], undropped, [2, 2, 5], key=at, train=True)
     assert torch.equal(a["other"], expected)
+
+
+def test_equal_parts_draw_apart() -> None:
+    """Two encoders of a group, and those of two groups: the same numbers, other units."""
+    dropped = DINEncoder(attn_mlp=MLPConfig(hidden_units=(40,), dropout=0.5), softmax=False)
+    past = Sequence("past", (Field("item", 2),), (Field("h_item", 2),))
+    twins = (Encoded(past, dropped), Encoded(past, dropped))
+    groups = tuple(Group(name, encoded=twins) for name in ("one", "two"))
+    params, state = init_inputs(key(0), groups, F64)
+    encoder = params["encoders", "one", "0"]
+    same = tree({"encoders": {n: {"0": encoder, "1": encoder} for n in ("one", "two")}})
+    emb = TensorDict({"past": noise(1, 3, 4, 2), "past_query": noise(2, 3, 1, 2)}, [3])
+    batch = features(length={"past": torch.tensor([4, 3, 1])})
+    whole, _ = inputs(same, groups, emb, batch, state)
+    assert all(torch.equal(x, whole["one"][:, :2]) for v in whole.values() for x in v.chunk(2, dim=1))
+    drawn, _ = inputs(same, groups, emb, batch, state, key=key(1), train=True)
+    parts = [x for v in drawn.values() for x in v.chunk(2, dim=1)]
+    assert not any(torch.equal(x, y) for x, y in combinations(parts, 2))
+
+
+def test_the_rates_of_two_groups_draw_apart() -> None:
+    groups = tuple(Group(name, (Field("a", 2), Field("b", 2)), variational=True) for name in ("one", "two"))
+    rates = tree({"variational": {g.name: {"logits": torch.zeros(2, dtype=F64)} for g in groups}})
+    emb = TensorDict({g.name: noise(1, 5, 2, 2) for g in groups}, [5])
+    drawn, _ = inputs(rates, groups, emb, features(), tree(), key=key(1), train=True)
+    assert not torch.equal(drawn["one"], drawn["two"])
 
 
 def test_sequences_of_raw_numbers_or_without_a_query() -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from funcrec.core.errors import ShapeError
 from funcrec.core.random import key, permutation
 from funcrec.layers.dot import dot_interaction
 from funcrec.layers.fm import fm
@@ -71,6 +72,9 @@ def test_the_sum_of_fm_is_the_sum_of_dots() -> None:
 
 
 @pytest.mark.parametrize("layer", [fm, dot_interaction])
-def test_a_flat_group_vector_is_refused(layer) -> None:
-    with pytest.raises((ValueError, RuntimeError)):
-        layer(noise(1, 4, 6))
+@pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3, 1)])
+def test_a_flat_group_vector_is_refused(layer, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ShapeError, match=rf"{layer.__name__}: input: got \({shape[0]}, .*expected \[b, n, d\].*stacked"
+    ):
+        layer(noise(1, *shape))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, KeyMissingError, ShapeError
@@ -15,7 +17,8 @@ from funcrec.core.init import Constant
 from funcrec.core.random import key
 from funcrec.core.tree import count, paths, tree
 from funcrec.layers.mask_block import MaskBlockConfig, init_mask_block, mask_block
-from funcrec.layers.mask_net import block_inputs, field_norm, init_mask_net, mask_net
+from funcrec.layers.mask_net import block_inputs, init_mask_net, mask_net
+from funcrec.layers.norm import layer_norm
 from tests.layers.cases import F64, jitter, noise
 
 widths = st.integers(1, 5)
@@ -81,25 +84,57 @@ BLOCKS = (
     MaskBlockConfig(hidden_dim=3),
     MaskBlockConfig(hidden_dim=5),
 )
+nets = st.fixed_dictionaries(
+    {
+        "fields": st.tuples(st.integers(1, 4), st.integers(1, 3)),
+        "blocks": st.lists(
+            st.builds(
+                lambda h, a, norm: MaskBlockConfig(hidden_dim=h, aggregation_dim=a, norm=norm),
+                widths,
+                widths,
+                st.booleans(),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        "rows": st.integers(1, 4),
+        "input_norm": st.sampled_from(["vector", "field", None]),
+    }
+)
 
 
-@pytest.mark.parametrize("input_norm", ["vector", "field", None])
-def test_parallel_blocks_are_single_blocks_side_by_side(input_norm) -> None:
-    params = jitter(init_mask_net(key(0), 6, BLOCKS, input_norm=input_norm, n_fields=3, dtype=F64))
-    x = noise(1, 4, 6)
-    y = normalized(params, x)
-    blocks = [mask_block(params["blocks", str(i)], y, x, block) for i, block in enumerate(BLOCKS)]
-    torch.testing.assert_close(mask_net(params, x, BLOCKS), torch.cat(blocks, dim=1))
+def built(net: dict[str, Any], parallel: bool) -> tuple[TensorDict, Tensor, Tensor]:
+    """Parameters, x, and x as the blocks read it."""
+    (f, d), blocks = net["fields"], net["blocks"]
+    norm = net["input_norm"]
+    made = init_mask_net(key(0), f * d, blocks, parallel=parallel, input_norm=norm, n_fields=f, dtype=F64)
+    params, x = jitter(made), noise(1, net["rows"], f * d)
+    return params, x, normalized(params, x)
 
 
-@pytest.mark.parametrize("input_norm", ["vector", "field", None])
-def test_serial_blocks_are_a_chain_with_the_raw_vector_as_mask_input(input_norm) -> None:
-    params = jitter(init_mask_net(key(0), 6, BLOCKS, parallel=False, input_norm=input_norm, n_fields=3, dtype=F64))
-    x = noise(1, 4, 6)
-    y = normalized(params, x)
-    for i, block in enumerate(BLOCKS):
+@given(nets)
+def test_parallel_blocks_are_single_blocks_side_by_side(net: dict[str, Any]) -> None:
+    params, x, y = built(net, parallel=True)
+    blocks = [mask_block(params["blocks", str(i)], y, x, block) for i, block in enumerate(net["blocks"])]
+    torch.testing.assert_close(mask_net(params, x, net["blocks"]), torch.cat(blocks, dim=1))
+
+
+@given(nets)
+def test_serial_blocks_are_a_chain_with_the_raw_vector_as_mask_input(net: dict[str, Any]) -> None:
+    params, x, y = built(net, parallel=False)
+    for i, block in enumerate(net["blocks"]):
         y = mask_block(params["blocks", str(i)], y, x, block)
-    torch.testing.assert_close(mask_net(params, x, BLOCKS, parallel=False), y)
+    torch.testing.assert_close(mask_net(params, x, net["blocks"], parallel=False), y)
+
+
+@pytest.mark.parametrize("input_norm", ["vector", "field"])
+def test_bfloat16_is_normalized_in_single(input_norm) -> None:
+    """What a large offset leaves of a bfloat16 would be lost in a mean of bfloat16."""
+    norm = init_mask_net(key(0), 30, BLOCKS[:1], input_norm=input_norm, n_fields=3)["norm"]
+    x = (100.0 + noise(1, 8, 30)).bfloat16().reshape(8, *norm["weight"].shape)
+    y = layer_norm(norm, x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, layer_norm(norm, x.float()).bfloat16(), rtol=0, atol=0)
 
 
 def normalized(params, x: Tensor) -> Tensor:
@@ -212,6 +247,22 @@ def test_impossible_nets_and_other_shapes_are_refused() -> None:
         mask_block(params, torch.zeros(2, 1), torch.zeros(2, 2), BLOCKS[0])
     with pytest.raises(ShapeError, match=r"mask_input"):
         mask_block(params, torch.zeros(2, 3), torch.zeros(2, 1), BLOCKS[0])
+    with pytest.raises(ShapeError, match=r"got \(2, 3\) and \(1, 2\)"):
+        mask_block(params, torch.zeros(2, 3), torch.zeros(1, 2), BLOCKS[0])
     norm = init_mask_net(key(0), 6, BLOCKS, input_norm="field", n_fields=3)["norm"]
-    with pytest.raises(ShapeError, match=r"field_norm: input.*expected \[b, 6\]"):
-        field_norm(norm, torch.zeros(2, 3))
+    with pytest.raises(ShapeError, match=r"layer_norm: input: got \(2, 6\), expected \[\.\.\., 3, 2\]"):
+        layer_norm(norm, torch.zeros(2, 6))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_net_runs_the_blocks_that_it_was_made_of(parallel: bool) -> None:
+    """Not fewer, not more, not in another order, and not in a chain instead of side by side."""
+    x, params = torch.zeros(2, 6), init_mask_net(key(0), 6, BLOCKS, parallel=parallel, input_norm="field", n_fields=3)
+    mask_net(params, x, BLOCKS, parallel=parallel)
+    for blocks in (BLOCKS[:2], (*BLOCKS, BLOCKS[0]), BLOCKS[::-1], ()):
+        with pytest.raises(ShapeError, match=r"mask_net: \(output, input\) of each block: got .*init_mask_net"):
+            mask_net(params, x, blocks, parallel=parallel)
+    with pytest.raises(ShapeError, match=r"mask_net: \(output, input\) of each block"):
+        mask_net(params, x, BLOCKS, parallel=not parallel)
+    with pytest.raises(ShapeError, match=r"mask_net: input: got \(2, 5\), expected \[b, 6\]"):
+        mask_net(params, torch.zeros(2, 5), BLOCKS, parallel=parallel)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, jvp
 
 from funcrec.core.random import key
-from funcrec.core.tree import leaves
+from funcrec.core.tree import leaves, tree
 from funcrec.layers.batch_norm import batch_norm, init_batch_norm
 from funcrec.layers.dice import dice, init_dice
 from funcrec.layers.linear import linear
@@ -45,6 +45,26 @@ def test_masked_is_the_batch_norm_of_the_rows_kept(affine: bool, mask: Tensor) -
     evaluated, kept = batch_norm(params, x, state, mask=mask)
     assert kept is state
     assert torch.equal(evaluated, batch_norm(params, x, state)[0])
+
+
+@given(mask=st.none() | masks.filter(lambda m: int(m.sum()) > 1), train=st.booleans())
+def test_nothing_is_learned_through_the_running_statistics(mask: Tensor | None, train: bool) -> None:
+    """They move with the batch, but as numbers: by either mode of differentiation they do not depend on it."""
+    x = noise(1, 5 if mask is None else len(mask), 3)
+    params, state = init_batch_norm(3, dtype=F64)
+    _, dice_state = init_dice(key(0), 3, F64)
+    config = MLPConfig(hidden_units=(2,), use_bn=True, activation="Dice")
+    net, net_state = init_mlp(key(0), 3, config, F64)
+    held = {
+        "bn": lambda v: batch_norm(params, v, state, train=train, mask=mask)[1],
+        "dice": lambda v: dice(tree({"alpha": torch.ones(3)}), v, dice_state, train=train, mask=mask)[1],
+        "mlp": lambda v: mlp(net, v, net_state, config, train=train, mask=mask)[1],
+    }
+    for new in held.values():
+        for i in range(len(leaves(new(x)))):
+            one = lambda v, i=i, new=new: leaves(new(v))[i].sum() + 0 * v.sum()  # noqa: E731
+            assert (grad(one)(x) == 0).all()
+            assert jvp(one, (x,), (torch.ones_like(x),))[1] == 0
 
 
 def test_no_row_says_nothing_and_one_row_nothing_about_the_variance() -> None:

@@ -57,6 +57,16 @@ def test_gradients_of_both_forms_agree_and_padding_has_none(kind: Pool) -> None:
 
 
 @each_kind
+def test_histories_without_any_step_are_zero(kind: Pool) -> None:
+    """Of either form, gradients included: T = 0, and no value at all."""
+    none, mask = noise(1, 2, 0, 3), torch.zeros(2, 0, dtype=torch.bool)
+    torch.testing.assert_close(pool_padded(none, mask, kind), none.new_zeros(2, 3), rtol=0, atol=0)
+    assert grad(lambda x: pool_padded(x, mask, kind).sum())(none).shape == (2, 0, 3)
+    offsets = torch.zeros(3, dtype=torch.int64)
+    torch.testing.assert_close(pool_ragged(Ragged(none[0], offsets), kind), none.new_zeros(2, 3), rtol=0, atol=0)
+
+
+@each_kind
 def test_the_order_within_a_row_does_not_matter(kind: Pool) -> None:
     rows, padded, mask = sequences([3, 1, 4])
     torch.testing.assert_close(pool_padded(padded.flip(1), mask.flip(1), kind), pool_padded(padded, mask, kind))
@@ -85,6 +95,17 @@ def test_weights_of_a_ragged_row() -> None:
         pool_ragged(weighted, "max")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_long_rows_in_half_precision_are_counted_in_single(dtype: torch.dtype) -> None:
+    """A count one by one stops at 256 or 2048."""
+    values = torch.ones(5003, 2, dtype=dtype)
+    rows = Ragged(values, torch.tensor([0, 5000, 5003]))
+    for weights in (None, torch.full((5003,), 0.25, dtype=dtype)):
+        y = pool_ragged(Ragged(values, rows.offsets, weights), "mean")
+        assert y.dtype == dtype
+        torch.testing.assert_close(y, torch.ones_like(y))
+
+
 def test_errors() -> None:
     rows, padded, mask = sequences([2, 1])
     with pytest.raises(ConfigError, match="got 'min'"):
@@ -95,5 +116,7 @@ def test_errors() -> None:
         pool_padded(padded, mask.long())
     with pytest.raises(ShapeError, match="mask"):
         pool_padded(padded, mask[:, :3])
+    with pytest.raises(ShapeError, match=r"padded steps: got \(2, 4\), expected \[b, t, d\]"):
+        pool_padded(padded[..., 0], mask)
     with pytest.raises(ShapeError, match="values"):
         pool_ragged(Ragged(torch.arange(3), torch.tensor([0, 3])))

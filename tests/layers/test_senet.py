@@ -65,11 +65,19 @@ def test_sizes_counts_and_initial_laws(n: int, ratio: int, r: int) -> None:
     assert 1 / math.sqrt(2 * r) / 4 < params["excite", "weight"].abs().max() <= 1 / math.sqrt(r)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_two_maps_are_drawn_apart(n: int) -> None:
+    """Also where they have one shape, [f, f]."""
+    params = init_senet(key(0), n, 1)
+    assert params["squeeze", "weight"].shape == params["excite", "weight"].shape == (n, n)
+    assert not torch.equal(params["squeeze", "weight"], params["excite", "weight"])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     for sizes in ((0, 2), (3, 0)):
         with pytest.raises(ConfigError, match="senet"):
             init_senet(key(0), *sizes)
     params = init_senet(key(0), 2)
-    for widths in ((1, 2), (1, 1, 2), (4,)):
-        with pytest.raises(ShapeError, match=r"senet: input.*for 2 widths"):
+    for widths in ((1, 2), (1, 1, 2), (4,), (0, 4), (5, -1)):
+        with pytest.raises(ShapeError, match=r"senet: input.*for 2 positive widths"):
             senet(params, torch.zeros(3, 4), widths)

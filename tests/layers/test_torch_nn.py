@@ -18,6 +18,7 @@ from funcrec.core.init import Constant
 from funcrec.core.random import key
 from funcrec.core.tree import leaves, map_leaves, paths, stack
 from funcrec.layers.batch_norm import batch_norm, init_batch_norm
+from funcrec.layers.dice import dice, init_dice
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
 from funcrec.layers.norm import init_layer_norm, layer_norm
@@ -142,10 +143,17 @@ def test_batch_norm_of_half_precision_is_computed_in_float32(affine: bool) -> No
             torch.testing.assert_close(moved[name], exact_moved[name])
 
 
-def test_batch_norm_refuses_one_row_in_training_and_other_widths() -> None:
+def test_batch_norm_refuses_less_than_two_rows_in_training_and_other_widths() -> None:
     params, state = init_batch_norm(3)
-    with pytest.raises(ShapeError, match="Expected more than 1 value per channel when training"):
-        batch_norm(params, torch.zeros(1, 3), state, train=True)
+    plain, held = init_dice(key(0), 3)
+    for shape in ((1, 3), (0, 3), (2, 0, 3)):  # the mean of no row is NaN, and would stay in the state for good
+        with pytest.raises(ShapeError, match=r"Expected more than 1 value per channel when training.*fewer than two"):
+            batch_norm(params, torch.zeros(shape), state, train=True)
+        with pytest.raises(ShapeError, match="Expected more than 1 value per channel when training"):
+            dice(plain, torch.zeros(shape), held, train=True)
+        assert batch_norm(params, torch.zeros(shape), state)[0].shape == shape
+    none = torch.zeros(0, dtype=torch.bool)
+    assert (batch_norm(params, torch.zeros(0, 3), state, train=True, mask=none)[1] == state).all()
     batch_norm(params, torch.zeros(1, 2, 3), state, train=True)
     for norm_input in (torch.zeros(4, 1), torch.zeros(4, 2)):
         with pytest.raises(ShapeError, match="batch_norm"):

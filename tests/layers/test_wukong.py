@@ -64,10 +64,10 @@ def slow_fm_block(p, x: Tensor, norm: bool) -> Tensor:
 def test_the_fm_block_is_the_gram_matrix_written_out(n: int, m: int, d: int, k: int, norm: bool) -> None:
     params, state = init_fm_block(key(0), d, n, m, k, TANH, norm=norm, dtype=F64)
     params, x = jitter(params), noise(1, 3, n, d)
-    y, _ = fm_block(params, x, state, TANH)
+    y, _ = fm_block(params, x, state, TANH, m)
     assert y.shape == (3, m, d)
     torch.testing.assert_close(y, slow_fm_block(params, x, norm))
-    given_products, _ = fm_block(params, x, state, TANH, compressed=linear_compress(params["compress"], x))
+    given_products, _ = fm_block(params, x, state, TANH, m, compressed=linear_compress(params["compress"], x))
     torch.testing.assert_close(given_products, y)
 
 
@@ -77,7 +77,8 @@ def test_the_fm_block_sees_angles_and_lengths_only(n: int, d: int, seed: int) ->
     params, state = init_fm_block(key(0), d, n, 2, 3, TANH, dtype=F64)
     rotation = torch.linalg.qr(noise(seed, d, d))[0]
     x = noise(1, 3, n, d)
-    torch.testing.assert_close(fm_block(params, x @ rotation, state, TANH)[0], fm_block(params, x, state, TANH)[0])
+    y, turned = (fm_block(params, v, state, TANH, 2)[0] for v in (x, x @ rotation))
+    torch.testing.assert_close(turned, y)
 
 
 @given(st.integers(1, 5), sizes, sizes, sizes, st.integers(1, 3))
@@ -179,7 +180,13 @@ def test_other_shapes_are_refused() -> None:
             wukong_layer(params, torch.zeros(shape), state, config)
         with pytest.raises(ShapeError, match=r"linear_compress: input.*expected \[b, 3, d\]"):
             linear_compress(params["lcb"], torch.zeros(shape))
-    with pytest.raises(ShapeError, match="fm_block: input"):
-        fm_block(params["fmb"], torch.zeros(2, 3, 5), state["fmb"], TANH)
-    with pytest.raises(ShapeError, match="linear_compress: input"):
-        fm_block(params["fmb"], torch.zeros(2, 2, 4), state["fmb"], TANH)
+    block, held = params["fmb"], state["fmb"]
+    fm_block(block, torch.zeros(5, 3, 4), held, TANH, 2)
+    for shape in ((5, 3, 5), (5, 3, 2), (5, 3, 1), (5, 3, 8), (5, 2, 4), (5, 12)):  # dims that divide 8 too
+        with pytest.raises(ShapeError, match=r"fm_block: input: got .* n_out=2, expected \[b, 3, d\] with n_out d = 8"):
+            fm_block(block, torch.zeros(shape), held, TANH, 2)
+    with pytest.raises(ShapeError, match=r"fm_block: input: got \(5, 3, 2\)"):
+        wukong_layer(params, torch.zeros(5, 3, 2), state, config)
+    for shape in ((5, 2, 1), (1, 2, 4), (5, 1, 4)):
+        with pytest.raises(ShapeError, match=r"fm_block: compressed: got .*expected \(5, 2, 4\)"):
+            fm_block(block, torch.zeros(5, 3, 4), held, TANH, 2, compressed=torch.zeros(shape))

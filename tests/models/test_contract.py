@@ -1,10 +1,13 @@
-"""One contract for every model: pure, independent across rows in evaluation, closed under the transforms."""
+"""One contract for every model: pure, independent across rows in evaluation, closed under the transforms.
+
+``test_contract_state.py`` holds the part of it about running statistics and checkpoints, ``test_contract_compiled.py``
+what takes seconds a model: torch.compile and torch.export.
+"""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensordict import TensorDict
 from torch.func import grad, jvp, vmap
 
 from funcrec.core import tree
@@ -141,62 +144,41 @@ def test_ensemble_by_vmap_is_the_loop(name):
         for a, b in zip(tree.leaves(new[i]), tree.leaves(alone_new), strict=True):
             torch.testing.assert_close(a, b)
 
+    def gradients(p, s, k):
+        return grad(scalar(model, s, features, k, True), argnums=(0, 1))(p, emb)
+
+    stacked = vmap(gradients)(params, state, keys)
+    for i, (p, s) in enumerate(members):
+        for a, b in zip(stacked, gradients(p, s, keys[i]), strict=True):
+            for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True):
+                torch.testing.assert_close(x[i], y)
+
 
 @every_model
 @settings(max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_forward_mode_is_the_directional_derivative_and_its_gradient_the_hvp(name, seed):
+    """By finite differences, too, along what the gradient reaches: they see through a stopped one."""
     model, params, state, emb, features = setup(name)
     f = scalar(model, state, features)
-    v = tree.map_leaves(lambda x: normal(key(seed), x.shape, dtype=x.dtype), params)
-    tangent = jvp(lambda p: f(p, emb), (params,), (v,))[1]
-    gradient = grad(f)(params, emb)
-    inner = sum((g * d).sum() for g, d in zip(tree.leaves(gradient), tree.leaves(v), strict=True))
-    torch.testing.assert_close(tangent, inner)
+    draw = lambda x: normal(key(seed), x.shape, dtype=x.dtype)  # noqa: E731
+    v, w = tree.map_leaves(draw, params), emb.apply(draw)
+    d_params, d_emb = grad(f, argnums=(0, 1))(params, emb)
+    pairs = [*zip(tree.leaves(d_params), tree.leaves(v), strict=True), *((d_emb[g], w[g]) for g in emb.keys())]
+    tangent = jvp(f, (params, emb), (v, w))[1]
+    torch.testing.assert_close(tangent, sum((g * d).sum() for g, d in pairs))
+
+    learns = lambda path: path.split(".")[0] in REACHED.get(name, (path.split(".")[0],))  # noqa: E731
+    steps = [d if learns(n) else 0 * d for n, d in zip(tree.paths(v), tree.leaves(v), strict=True)]
+    ahead = {g: w[g] * learns(g) for g in emb.keys()}
+
+    def moved(h):
+        p = tree.unflatten(tree.paths(params), [x + h * d for x, d in zip(tree.leaves(params), steps, strict=True)])
+        return f(p, emb.replace({g: emb[g] + h * d for g, d in ahead.items()}))
+
+    torch.testing.assert_close((moved(1e-6) - moved(-1e-6)) / 2e-6, tangent, rtol=1e-5, atol=1e-7)
+
     forward_over_reverse = jvp(lambda p: grad(f)(p, emb), (params,), (v,))[1]
     reverse_over_forward = grad(lambda p: jvp(lambda q: f(q, emb), (p,), (v,))[1])(params)
     for a, b in zip(tree.leaves(forward_over_reverse), tree.leaves(reverse_over_forward), strict=True):
         torch.testing.assert_close(a, b)
-
-
-# torch.compile and torch.export take seconds a case: one case a factory, the last of its table.
-ONE_A_FACTORY = {case.make.__name__: name for name, case in CASES.items()}
-one_of_each = pytest.mark.parametrize("name", sorted(ONE_A_FACTORY.values()))
-
-
-@one_of_each
-def test_compiles_as_one_graph_with_its_gradient(name):
-    model, params, state, emb, features = setup(name)
-    f = lambda p, e: grad(scalar(model, state, features, key(2), True), argnums=(0, 1))(p, e)  # noqa: E731
-    expected = f(params, emb)
-    seen = torch.compile(f, fullgraph=True, backend="aot_eager")(params, emb)
-    for a, b in zip(expected, seen, strict=True):
-        for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True):
-            torch.testing.assert_close(x, y)
-
-
-class _Evaluated(torch.nn.Module):
-    def __init__(self, model, params, state):
-        super().__init__()
-        self.model, self.tree, self.state = model, params, state
-
-    def forward(self, emb, features):
-        batch = next(iter(emb.values())).shape[0]
-        f = TensorDict({name: TensorDict(part, [batch]) for name, part in features.items()}, [batch])
-        return self.model.apply(self.tree, TensorDict(emb, [batch]), f, self.state)[0]
-
-
-def plain(emb, features):
-    """Nested dicts of the tensors that a model reads, which torch.export takes as they are."""
-    return emb.to_dict(), features.exclude("label").to_dict()
-
-
-@one_of_each
-def test_exports_with_a_dynamic_batch(name):
-    model, params, state, emb, features = setup(name)
-    module = _Evaluated(model, params, state)
-    arguments = plain(emb, features)
-    dynamic = torch.utils._pytree.tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, arguments)
-    program = torch.export.export(module, arguments, dynamic_shapes=dynamic)
-    others = plain(*inputs(model, 7, seed=3))
-    torch.testing.assert_close(program.module()(*others), module(*others))

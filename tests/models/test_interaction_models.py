@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from funcrec.core.errors import ConfigError
 from funcrec.core.groups import Group
-from funcrec.core.init import Constant
 from funcrec.core.random import key
 from funcrec.core.tree import count
 from funcrec.layers.mask_block import MaskBlockConfig
@@ -25,7 +23,7 @@ from funcrec.models.wukong import WuKongConfig, wukong
 from funcrec.models.xdeepfm import XDeepFMConfig, xdeepfm
 from tests.models import cases
 from tests.models.cases import inputs, weights
-from tests.models.cases_interactions import BLOCKS, CASES, LAYERS, UNEQUAL
+from tests.models.cases_interactions import CASES, LAYERS, UNEQUAL
 
 
 def run(name, batch=3):
@@ -305,27 +303,6 @@ def test_published_sizes_are_met():
         assert count(model.init(key(0))[0]) + 5_389 * width + useless[total] + slack == total, model.config
 
 
-def test_initializers_reach_the_output_layers():
-    options: dict[str, Any] = {"weight": Constant(0.25), "bias_init": Constant(0.5)}
-    configs = {
-        "wide_and_deep": WideAndDeepConfig(wide=cases.WIDE, deep=cases.DEEP, deep_mlp=cases.MLP, **options),
-        "dcn": DCNConfig(group=cases.BOTH, head_bias=True, **options),
-        "xdeepfm": XDeepFMConfig(
-            cin_group=cases.WIDE, cin_layer_size=(2,), deep=cases.DEEP, deep_mlp=cases.MLP, **options
-        ),
-        "masknet": MaskNetConfig(group=cases.BOTH, blocks=BLOCKS, head_bias=True, **options),
-        "wukong": WuKongConfig(sparse=cases.SPARSE, layers=LAYERS, final=cases.MLP, **options),
-    }
-    for name, config in configs.items():
-        params, _ = CASES[name].make(config).init(key(0))
-        for part in {"head", "cin_head"} & set(params.keys()):
-            assert (params[part, "weight"] == 0.25).all(), (name, part)
-        assert (params["head", "bias"] == 0.5).all(), name
-        if name == "xdeepfm":
-            assert (params["cin", "0", "weight"] == 0.25).all()
-            assert (params["cin", "0", "bias"] == 0.5).all()
-
-
 FOUR, EIGHT = Group.of("dense", [], 1, ["x"]), MLPConfig(hidden_units=(8,))
 BLOCK = MaskBlockConfig(hidden_dim=4)
 ERRORS = {
@@ -333,7 +310,7 @@ ERRORS = {
         wide=cases.BOTH, deep=cases.DEEP, deep_mlp=cases.MLP
     ),
     "DCN: cross_num: got 0, expected at least 1": lambda: DCNConfig(group=cases.BOTH, cross_num=0),
-    "xDeepFM: dense feature ['x', 'y'] should not be configured in wide group": lambda: XDeepFMConfig(
+    "xDeepFM: group 'deep': got dims {'a': 4, 'b': 4, 'c': 4, 'x': 1, 'y': 1}, raw": lambda: XDeepFMConfig(
         cin_group=cases.BOTH, cin_layer_size=(2,)
     ),
     "xDeepFM: dense feature ['x'] should not be configured": lambda: XDeepFMConfig(

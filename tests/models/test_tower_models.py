@@ -18,7 +18,7 @@ from funcrec.layers.din_attention import DINEncoder, din_attention
 from funcrec.layers.linear import linear
 from funcrec.layers.mlp import MLPConfig, mlp, mlp_parameter_count
 from funcrec.layers.sequence_pooling import PoolingEncoder
-from funcrec.models.din import DINConfig, din
+from funcrec.models.din import INTERESTS, DINConfig, din
 from funcrec.models.multi_tower import MultiTowerConfig, Tower, multi_tower
 from tests.models.cases import MLP, inputs, weights
 from tests.models.cases_towers import ATTENTION, CASES, CLICKS, DIN, ITEM, USER
@@ -101,6 +101,32 @@ def test_attention_is_compared_with_pooling_by_swapping_the_encoder() -> None:
         assert bool((d["click_query"] != 0).any()) is looks
 
 
+@given(st.lists(st.sampled_from(["interests", "interests_", "interests__", "user"]), unique=True))
+def test_the_interests_give_way_to_any_group_of_that_name(names: list[str]) -> None:
+    """Groups are the caller's to name: the model is that of towers on groups called otherwise."""
+
+    def model(names: list[str]):
+        towers = tuple(Tower(Group(n, USER.fields), MLP) for n in names)
+        return din(DINConfig(towers=towers, interests=(Encoded(CLICKS, DIN),), final=FINAL))
+
+    given_names, other = model(names), model([f"group{i}" for i in range(len(names))])
+    params, state = weights(given_names)
+    emb, features = inputs(given_names, 3)
+    name = given_names.config.interests_name
+    assert name not in names
+    assert other.config.interests_name == INTERESTS == "interests"
+    assert name == INTERESTS or INTERESTS in names
+    assert set(params["inputs", "encoders"].keys()) == {name}
+
+    def renamed(t):
+        to = {n: f"group{i}" for i, n in enumerate(names)} | {name: INTERESTS}
+        return tree.tree({to.get(k, k): renamed(v) if isinstance(v, type(t)) else v for k, v in t.items()})
+
+    seen = type(emb)(dict(renamed(emb).items()), emb.batch_size)
+    expected = given_names.apply(params, emb, features, state)[0]
+    torch.testing.assert_close(other.apply(renamed(params), seen, features, renamed(state))[0], expected)
+
+
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if any(g.sequences for g in c.model().groups)])
 def test_padding_and_its_length_do_not_reach_the_logits(name: str) -> None:
     model = CASES[name].model()
@@ -127,9 +153,6 @@ def test_errors_are_sentences() -> None:
         MultiTowerConfig(towers=(), final=FINAL)
     with pytest.raises(ConfigError, match=r"DIN: interests: got none.*use MultiTower"):
         DINConfig(towers=(Tower(USER),), interests=(), final=FINAL)
-    named = Group("interests", USER.fields)
-    with pytest.raises(ConfigError, match="DIN: a tower on group 'interests'; rename it"):
-        DINConfig(towers=(Tower(named),), interests=(Encoded(CLICKS, DIN),), final=FINAL)
     short = Sequence("s", (Field("q", 4),), (Field("k", 2),))
     with pytest.raises(ConfigError, match=r"query_dim > sequence_dim not supported yet\."):
         din(DINConfig(interests=(Encoded(short, DIN),), final=FINAL))

@@ -1,11 +1,12 @@
 """The losses of a student against its teacher: slow loops, limits, where the gradient goes and where it is zero."""
 
 import math
+from decimal import Decimal, localcontext
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
@@ -166,6 +167,38 @@ def test_soft_labels_are_hinton_s(seed, b, d, temperature):
     torch.testing.assert_close(grad(f)(s, t), temperature * (q - p) / b)
 
 
+def exact_divergence(t: float, s: float) -> tuple[float, float]:
+    """KL of the sigmoids of two logits, and its slope in s, with 60 digits."""
+    with localcontext() as context:
+        context.prec = 60
+        p, q = (1 / (1 + (-Decimal(z)).exp()) for z in (t, s))
+        return float(p * (p / q).ln() + (1 - p) * ((1 - p) / (1 - q)).ln()), float(q - p)
+
+
+@given(s=st.floats(20.5, 30), t=st.floats(20.5, 30), sign=st.sampled_from([1, -1]))
+@example(s=30.0, t=21.0, sign=1)
+@example(s=30.0, t=29.5, sign=1)
+def test_soft_labels_of_one_confident_logit_keep_their_digits(s, t, sign):
+    """Far beyond where float32 could tell its softplus from z itself, the loss still is one, and has its slope."""
+    value, slope = exact_divergence(sign * t, sign * s)
+    student, teacher = (torch.tensor([[sign * z]], dtype=torch.float64) for z in (s, t))
+    f = partial(soft_labels, temperature=1.0)
+    assert float(f(student, teacher)) == pytest.approx(value, rel=1e-4, abs=3e-14)
+    assert float(grad(f)(student, teacher)) == pytest.approx(slope, rel=1e-3, abs=3e-16)
+
+
+@given(seed=seeds, length=st.floats(1e-30, 9e-13), cotrain=st.booleans())
+def test_a_row_too_short_for_a_direction_has_no_cosine_and_no_slope(seed, length, cotrain):
+    """Exactly none: 1 / length would be the largest gradient of the batch."""
+    s, t, _ = sides(seed, 2, 3)
+    s[0] *= length / s[0].norm()
+    f = partial(cosine_similarity, cotrain=cotrain)
+    g = grad(f, argnums=(0, 1))(s, t)
+    assert bool((g[0][0] == 0).all() and (g[1][0] == 0).all())
+    assert bool((g[0][1] != 0).any())
+    torch.testing.assert_close(f(s, t), f(s[1:], t[1:]) / 2)
+
+
 @given(seed=seeds, b=rows, d=widths)
 def test_hot_soft_labels_are_the_hint_of_centred_logits(seed, b, d):
     s, t, w = sides(seed, b, d)
@@ -214,7 +247,7 @@ def test_weights_of_another_shape_are_refused(name):
         LOSSES[name](torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3, 1))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(ConfigError, match="temperature"):
         soft_labels(torch.zeros(1, 1), torch.zeros(1, 1), temperature=temperature)

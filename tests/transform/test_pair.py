@@ -1,21 +1,33 @@
 """Any model as the booster of any other: who reads what, who learns what, and a teacher that stays as it is."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
-from torch.func import grad
+from torch.func import grad, jvp
 
 from funcrec import models
 from funcrec.core import tree
 from funcrec.core.errors import ConfigError
 from funcrec.core.groups import Encoded, Field, Group, Sequence
 from funcrec.core.model import Model
-from funcrec.core.random import fold_in, key
-from funcrec.layers.mlp import MLPConfig
+from funcrec.core.random import child, fold_in, key
+from funcrec.layers.inputs import inputs as group_vectors
+from funcrec.layers.mlp import MLPConfig, mlp, mlp_hidden
 from funcrec.layers.sequence_pooling import PoolingEncoder
 from funcrec.layers.simple_attention import SimpleAttention
 from funcrec.losses import bce, softmax_cross_entropy
 from funcrec.models.rocket_launching import rocket_launching
-from funcrec.transform import distillation, distilled, frozen, part_gradients, rocket_objective, routing
+from funcrec.transform import (
+    distillation,
+    distilled,
+    frozen,
+    part_gradients,
+    rocket_objective,
+    routing,
+    with_features,
+)
 from tests.models.cases import inputs, weights
 from tests.models.cases_rocket import CASES as ROCKETS
 from tests.models.table import CASES
@@ -58,7 +70,7 @@ def reached(table):
 
 
 @pytest.mark.parametrize("side", ["light", "booster"])
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - set(ROCKETS)))
 def test_any_model_is_either_side(name, side):
     one = MODELS[name]
     two = other(getattr(one.config, "n_classes", 1))
@@ -151,41 +163,126 @@ def test_two_models_of_one_config_are_two_models():
 ROCKET = rocket_launching(ROCKETS["rocket"][1])
 
 
+def deep_net(name: str, units: tuple[int, ...], dropout: float = 0.0) -> Model:
+    """A model whose hidden layers have names, ``h0`` and so on, of the group ``name``."""
+    net = MLPConfig(hidden_units=units, activation="nn.Tanh", dropout=dropout)
+    model = models.dcn_v2(models.DCNv2Config(group=Group.of(name, ["a", "b"], 3), cross_num=1, low_rank=2, deep=net))
+
+    def hidden(params, emb, batch, state, *, key=None, train=False):
+        x, _ = group_vectors(params["inputs"], model.groups, emb, batch, state["inputs"])
+        return mlp_hidden(params["deep"], x[name], state["deep"], net, key=child(key, "deep"), train=train)[0]
+
+    return with_features(model, [f"h{i}" for i in range(len(units))], hidden)
+
+
+def test_features_are_what_the_function_says_and_logits_what_the_model_says():
+    """In training too, with the dropout of the model: the deep part of the joined vector is its last hidden layer."""
+    model = deep_net("deep", (4, 3), dropout=0.5)
+    params, state = weights(model)
+    emb, f = inputs(model, 4)
+    trained: dict[str, Any] = {"key": key(3), "train": True}
+    for options in ({}, trained):
+        out, moved = outputs(model, params, emb, f, state, **options)
+        logits, expected = model.apply(params, emb, f, state, **options)
+        assert list(out) == ["logits", "h0", "h1"]
+        assert torch.equal(out["logits"], logits)
+        assert tree.paths(moved) == tree.paths(expected)
+        only = params.clone()
+        only["head", "weight"] = torch.cat([torch.zeros(1, 6), torch.ones(1, 3)], dim=1).double()
+        torch.testing.assert_close(model.apply(only, emb, f, state, **options)[0][:, 0], out["h1"].sum(1))
+    assert model.config.features == ("h0", "h1")
+
+
 def test_features_are_compared_pair_by_pair_in_their_order():
-    """Two of one width, crosswise: the rule of the first equal width would pair both with the first."""
-    options = {"group": Group.of("g", ["a"], 3), "booster": MLP, "light": MLPConfig(hidden_units=(4, 4))}
-    rocket = rocket_launching(models_config(**options))
-    model = distilled(rocket, rocket, features=[("light_0", "booster"), ("light_1", "booster_0")])
-    args = setup(model)
+    """Of any two models; crosswise: the rule of the first equal width would pair both with the first."""
+    light, booster = deep_net("small", (4, 4)), deep_net("large", (6, 4, 4))
+    model = distilled(light, booster, features=[("h0", "h0"), ("h1", "logits")])
     with pytest.raises(ValueError, match="student and teacher"):
-        distillation(model)(*args)  # widths 4 and 1
-    model = distilled(rocket, rocket, features=[("light_1", "light_0"), ("light_0", "booster_0")])
-    params, emb, f, state, k = args
+        distillation(model)(*setup(model))  # widths 4 and 6
+    model = distilled(light, booster, features=[("h1", "h1"), ("h0", "h2")])
+    params, emb, f, state, k = args = setup(model)
     out, _ = outputs(model, params, emb, f, state, key=k, train=True)
     assert [n for n in out if "_" in n] == ["light_0", "light_1", "booster_0", "booster_1"]
     parts = distillation(model, similarity=lambda s, t, w: (s - t.detach()).abs().sum())
     values = parts(*args)[0]
     assert {n for n in values if n[0] == "s"} == {"similarity_0_0", "similarity_1_1"}
-    by_hand = outputs(rocket, params["light"], emb, f, state["light"], train=True)[0]
-    teacher = outputs(rocket, params["booster"], emb, f, state["booster"], train=True)[0]
-    torch.testing.assert_close(values["similarity_0_0"], (by_hand["light_1"] - teacher["light_0"]).abs().sum())
-    torch.testing.assert_close(values["similarity_1_1"], (by_hand["light_0"] - teacher["booster_0"]).abs().sum())
+    by_hand = outputs(light, params["light"], emb, f, state["light"], train=True)[0]
+    teacher = outputs(booster, params["booster"], emb, f, state["booster"], train=True)[0]
+    torch.testing.assert_close(values["similarity_0_0"], (by_hand["h1"] - teacher["h1"]).abs().sum())
+    torch.testing.assert_close(values["similarity_1_1"], (by_hand["h0"] - teacher["h2"]).abs().sum())
     for part, columns in reached(routing(parts, *args)).items():
-        assert columns == ({"booster"} if part == "bce_booster" else {"light"}), part  # a rocket's logits stop at emb
+        assert columns == ({"booster", "emb"} if part == "bce_booster" else {"light", "emb"}), part
 
 
-def models_config(**options):
-    return type(ROCKET.config)(**options)
+def test_hidden_layers_of_a_frozen_teacher_are_compared():
+    """Of a model, and of the trunk of a pair, whose own outputs are its logits in evaluation."""
+    light, teacher = deep_net("small", (5,)), rocket_launching(ROCKETS["rocket_bn"][1])
+    config = teacher.config
+
+    def trunk(params, emb, batch, state, *, key=None, train=False):
+        x, _ = group_vectors(params.get("inputs", None), teacher.groups, emb, batch, state["inputs"])
+        h, _ = mlp(params["shared"], x[config.group.name], state["shared"], config.shared, train=train)
+        return [h]
+
+    for booster, name in ((deep_net("large", (6, 5)), "h1"), (with_features(teacher, ["trunk"], trunk), "trunk")):
+        single = config.n_classes == 1 or name == "h1"
+        small = light if single else with_features(other(3), ["h0"], lambda *args, **_: [args[1]["of_its_own"][:, 0]])
+        params_t, state_t = weights(booster, seed=9)
+        fixed = frozen(booster, params_t, state_t)
+        pairs = [("h0", name)] if single else [("h0", "logits")]
+        model = distilled(small, fixed, features=pairs, light_learns_shared=True)
+        params, emb, f, state, k = setup(model)
+        told = outputs(booster, params_t, emb, f, state_t)[0]
+        out = outputs(model, params, emb, f, state, key=k, train=True)[0]
+        assert torch.equal(outputs(fixed, *(tree.tree(),), emb, f, tree.tree(), train=True)[0][name], told[name])
+        assert torch.equal(out["booster_0"], told[pairs[0][1]])
+        parts = distillation(model, loss=loss_of(model))
+        assert routing(parts, params, emb, f, state, k)["similarity_0_0"]["emb"] > 0
 
 
-def test_pairs_of_pairs():
-    """A pair may be the light side of another: its own booster is then left out."""
-    inner = distilled(SMALL, LARGE)
-    model = distilled(inner, other(1))
-    params, emb, f, state, k = setup(model)
-    assert torch.equal(model.apply(params, emb, f, state)[0], inner.apply(params["light"], emb, f, state["light"])[0])
-    table = routing(distillation(model, similarity=None), params, emb, f, state, k)
-    assert table["hint_l2_loss"]["light"] > 0
+@pytest.mark.parametrize("name", ["h0", "h1", "logits"])
+def test_nothing_is_learned_through_a_frozen_model(name):
+    """Neither the embeddings nor the weights that it was made from, by either mode of differentiation."""
+    teacher = deep_net("large", (4, 3))
+    params, state = weights(teacher)
+    emb, f = inputs(teacher, 4)
+
+    def value(p, e, served=False):
+        model = frozen(teacher, p, state)
+        empty = tree.tree()
+        y = model.apply(empty, e, f, empty)[0] if served else outputs(model, empty, e, f, empty, train=True)[0][name]
+        return y.sin().sum() + 0 * sum(x.sum() for t in (p, e) for x in tree.leaves(t))
+
+    for served in (False, True):
+        g = grad(lambda p, e, served=served: value(p, e, served), argnums=(0, 1))(params, emb)
+        assert all(bool((x == 0).all()) for t in g for x in tree.leaves(t))
+        assert float(jvp(lambda e, served=served: value(params, e, served), (emb,), (emb,))[1]) == 0
+
+
+@pytest.mark.parametrize("pair", [ROCKET, distilled(SMALL, LARGE), with_features(ROCKET, ["x"], lambda *a, **k: [a])])
+def test_a_pair_inside_a_pair_is_refused_unless_it_is_frozen(pair):
+    """No loss would move its own booster, nor the embeddings that its light net stops at."""
+    for sides in ((SMALL, pair), (pair, SMALL)):
+        with pytest.raises(ConfigError, match=r"distilled: the (light|booster) model: got .*frozen\(model, params"):
+            distilled(*sides)
+    model = distilled(other(1), frozen(pair, *weights(pair)))
+    args = setup(model)
+    table = reached(routing(distillation(model, similarity=None), *args))
+    assert table["hint_l2_loss"] == table["bce_light"] == {"light", "emb"}
+    assert table["bce_booster"] == set()
+
+
+def test_models_are_distilled_in_a_chain():
+    """A teaches B, the pair teaches C: every weight of every model has a loss that moves it, in its turn."""
+    assistant = distilled(SMALL, LARGE)
+    params, state = weights(assistant)
+    model = distilled(other(1), frozen(assistant, params, state))
+    params_c, emb, f, state_c, k = setup(model)
+    out, _ = outputs(model, params_c, emb, f, state_c, key=k, train=True)
+    torch.testing.assert_close(out["booster"], SMALL.apply(params["light"], emb, f, state["light"])[0])
+    for m, args in ((assistant, setup(assistant)), (model, setup(model))):
+        d, _ = grad(rocket_objective(m, similarity=None), has_aux=True)(*args)
+        assert all(bool((x != 0).any()) for x in tree.leaves(d))
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -219,15 +316,16 @@ def test_a_frozen_teacher_teaches_and_does_not_move(name):
 
 
 def test_a_frozen_model_is_in_evaluation_and_keeps_its_outputs():
-    teacher = rocket_launching(ROCKETS["rocket_dropout"][1])
-    params, state = weights(teacher)
-    emb, f = inputs(teacher, 4)
-    model = frozen(teacher, params, state)
-    empty = model.init(key(0))
-    expected = teacher.apply(params, emb, f, state)[0]
-    assert torch.equal(model.apply(empty[0], emb, f, empty[1], train=True)[0], expected)
-    assert torch.equal(outputs(model, empty[0], emb, f, empty[1], train=True)[0]["light"], expected)
+    for teacher in (rocket_launching(ROCKETS["rocket_dropout"][1]), deep_net("large", (4,), dropout=0.5)):
+        params, state = weights(teacher)
+        emb, f = inputs(teacher, 4)
+        model = frozen(teacher, params, state)
+        empty = model.init(key(0))
+        expected = teacher.apply(params, emb, f, state)[0]
+        assert torch.equal(model.apply(empty[0], emb, f, empty[1], train=True)[0], expected)
+    assert torch.equal(outputs(model, empty[0], emb, f, empty[1], train=True)[0]["logits"], expected)
     assert frozen(SMALL, *weights(SMALL)).outputs is None
+    assert frozen(ROCKET, *weights(ROCKET)).outputs is None, "a pair serves its logits alone"
 
 
 def test_a_pair_compiles_with_its_gradient():
@@ -247,10 +345,39 @@ def test_pairs_that_cannot_be_are_refused():
     clash = models.dcn_v2(models.DCNv2Config(group=Group.of("deep", ["a"], 2)))
     with pytest.raises(ConfigError, match=r"group 'deep': got .*rename one of them"):
         distilled(SMALL, clash)
-    with pytest.raises(ConfigError, match=r"features: got \['light', 'booster'\] without outputs"):
-        distilled(SMALL, LARGE, features=[("a", "b")])
-    wrong = distilled(ROCKET, ROCKET, features=[("light_9", "booster_1")])
-    with pytest.raises(ConfigError, match=r"outputs of the light model: got \['light', .*expected \['light_9'\]"):
-        outputs(wrong, *(lambda p, e, f, s, k: (p, e, f, s))(*setup(wrong)), train=True)
+    net = deep_net("deep_too", (4,))
+    for light, booster, features, text in (
+        (
+            SMALL,
+            LARGE,
+            [("h0", "h0")],
+            r"light model: got \['h0'\] of a model with no outputs; name them",
+        ),
+        (net, LARGE, [("h0", "h0")], r"features of the booster model: got \['h0'\] of a model with no outputs"),
+        (net, frozen(ROCKET, *weights(ROCKET)), [("h0", "booster_0")], r"the booster model: .*with_features\(model"),
+        (net, net, [("h0", "logits"), ("h1", "h0")], r"\['h0', 'h1'\] of a model with outputs \"logits\" and \['h0'\]"),
+        (net, frozen(net, *weights(net)), [("h0", "h7")], r"booster model: got \['h7'\] of a model with outputs"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            distilled(light, booster, features=features)
+    hand_made = net._replace(config=SMALL.config)  # outputs whose names nobody has told
+    wrong = distilled(hand_made, net, features=[("h9", "h0")])
+    with pytest.raises(ConfigError, match=r"outputs of the light model: got \['logits', .*expected \['h9'\]"):
+        distillation(wrong)(*setup(wrong))
     with pytest.raises(ConfigError, match="set similarity=None"):
-        rocket_objective(distilled(SMALL, LARGE))(*setup(distilled(SMALL, LARGE)))
+        rocket_objective(distilled(SMALL, LARGE))
+    rocket = rocket_launching(replace(ROCKET.config, light=MLPConfig(hidden_units=(7,))))
+    with pytest.raises(ConfigError, match="of hidden layers of RocketLaunchingConfig: got none"):
+        distillation(rocket)
+
+
+def test_features_that_are_none_are_refused():
+    for names in ((), ("a", "a"), ("a", "logits")):
+        with pytest.raises(ConfigError, match="with_features: names"):
+            with_features(SMALL, names, lambda *args, **options: [])
+    params, state = weights(SMALL)
+    emb, f = inputs(SMALL, 4)
+    for found, seen in (([], "0 features"), (torch.zeros(1, 4), "a tensor")):
+        model = with_features(SMALL, ["a"], lambda *args, found=found, **options: found)
+        with pytest.raises(ConfigError, match=rf"with_features: features: got {seen}, expected a sequence"):
+            outputs(model, params, emb, f, state)

@@ -132,14 +132,16 @@ def test_the_parts_are_the_formulas(seed, classes):
     out = model.outputs(params, emb, f, state, train=True)[0]
     w = f["weight"] / f["weight"].mean()
     loss = bce if classes == 1 else softmax_cross_entropy
-    parts = rocket_parts(out, f["label"], f["weight"], loss={"ce": loss}, similarity="cosine")
+    parts = rocket_parts(out, f["label"], f["weight"], loss={"ce": loss}, similarity="cosine", temperature=3.0)
     a, b = out["light"], out["booster"]
+    s, t = (torch.cat([torch.zeros_like(z), z], 1) / 3 if classes == 1 else z / 3 for z in (a, b))
     one = lambda z, y: loss(z[None], y[None])  # noqa: E731
     expected = {
         "ce_booster": (w * vmap(one)(b, f["label"])).mean(),
         "ce_light": (w * vmap(one)(a, f["label"])).mean(),
         "similarity_0_1": -0.1 * (w * torch.cosine_similarity(out["light_0"], out["booster_1"])).mean(),
         "similarity_1_2": -0.1 * (w * torch.cosine_similarity(out["light_1"], out["booster_2"])).mean(),
+        "soft_labels": 9 * (w[:, None] * t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum() / 4,
         "hint_l2_loss": (w[:, None] * (a - b) ** 2).sum() / (4 * classes),
     }
     assert list(parts) == list(expected)

@@ -15,7 +15,6 @@ from funcrec.interop.easyrec.layer_names import Name
 from funcrec.interop.easyrec.names import input_names, model_names, table_names
 from funcrec.interop.easyrec.weights import leaf_paths, matched
 from funcrec.layers.inputs import init_inputs
-from funcrec.models.din import INTERESTS
 
 if TYPE_CHECKING:
     from funcrec.interop.easyrec.system import System
@@ -60,7 +59,7 @@ def every_name(system: System, like: TensorDict) -> list[Name]:
     """The original's name of every leaf of ``like``, table and constant."""
     found = [
         *model_names(system.kind, system.model.config),
-        *input_names("inputs", system.model.groups, INTERESTS if system.kind == "multi_tower_din" else ""),
+        *input_names("inputs", system.model.groups, getattr(system.model.config, "interests_name", "")),
         *input_names("unused", system.unused, ""),
         *table_names(system.spec),
     ]
