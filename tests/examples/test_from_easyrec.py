@@ -63,17 +63,20 @@ def folder(tmp_path_factory):
     """The same rows twice: lists in Parquet, text in csv."""
     path = tmp_path_factory.mktemp("rows")
     random = np.random.default_rng(0)
-    steps = [int(n) for n in random.integers(0, 4, N)]
-    draw = lambda n, high: [int(x) for x in random.integers(0, high, n)]  # noqa: E731
+
+    def draw(n: int, high: int) -> list[int]:
+        return [int(x) for x in random.integers(0, high, n)]
+
+    steps = draw(N, 4)
     columns: dict[str, Any] = {
         "item": draw(N, 20),
-        "tags": [draw(random.integers(0, 3), 9) for _ in range(N)],
-        "pair": [[float(x) for x in random.integers(0, 9, 2)] for _ in range(N)],
-        "price": [float(x) for x in random.integers(0, 9, N)],
+        "tags": [draw(draw(1, 3)[0], 9) for _ in range(N)],
+        "pair": [[float(x) for x in draw(2, 9)] for _ in range(N)],
+        "price": [float(x) for x in draw(N, 9)],
         "seen__item": [draw(n, 20) for n in steps],
         "seen__age": [[float(x) for x in draw(n, 9)] for n in steps],
-        "bags": [[draw(random.integers(1, 3), 9) for _ in range(n)] for n in random.integers(0, 4, N).tolist()],
-        "w": [float(x) for x in random.integers(1, 4, N)],
+        "bags": [[draw(1 + draw(1, 2)[0], 9) for _ in range(n)] for n in draw(N, 4)],
+        "w": [1.0 + x for x in draw(N, 3)],
     }
     columns["click"] = [int(i < 10) for i in columns["item"]]
     pa.parquet.write_table(pa.table(columns | {"unused": [0] * N}), path / "rows.parquet")
