@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from options import Options
 
@@ -169,7 +170,7 @@ def encoder_of(o: Options) -> Encoder:
         "sum": lambda: PoolingEncoder(pooling="sum"),
         "simple": SimpleAttention,
         "self": lambda: SelfAttentionEncoder(dim=o.embedding_dim, num_heads=2),
-        "multi_window": lambda: MultiWindowDINEncoder(windows_len=(5, 10, 35), attn_mlp=scoring),
+        "multi_window": lambda: MultiWindowDINEncoder(windows_len=(5, 5, 10), attn_mlp=scoring),
     }
     return encoders[o.encoder]()
 
@@ -198,7 +199,7 @@ def _rocket_launching(p: Parts) -> Model:
         group=group,
         shared=shared,
         booster=p.mlp(),
-        light=p.mlp(o.light),
+        light=p.mlp(o.light) if o.light_dropout is None else replace(p.mlp(o.light), dropout=o.light_dropout),
         light_learns_shared=bool(o.light_learns_shared),
         **p.head,
     )

@@ -143,22 +143,22 @@ def adult(*, quantiles: int = 10, dense: bool = False, min_count: int = 1) -> Re
     return Recipe(schema, Csv(names=(*names, "income"), strip=True))
 
 
-def din_toys_and_games() -> Recipe:
+def din_toys_and_games(*, max_length: int = 50) -> Recipe:
     """Does a user review this toy next? Histories and drawn negatives after the protocol of DIN.
 
     ``train.parquet`` and ``test.parquet`` hold ``label``, ``user``, ``item`` and the list ``hist_items``, the items
     before, the latest last; ``items.parquet`` holds ``item`` and the list ``attrs``, its brand and categories.
     ``hist_items`` shares the item's ids, one a step; ``hist_attrs`` shares those of ``item_attrs``, one bag a step. Ids
-    are the file's own, from 1. At most the last 50 steps are read.
+    are the file's own, from 1. The last ``max_length`` steps are read.
     """
     items, attributes = Range(rows=11_925), Range(rows=1_028)
     columns = (
         Categorical(name="user", encoding=Range(rows=19_413)),
         Categorical(name="item", encoding=items),
         Categorical(name="item_attrs", encoding=attributes, bag=True),
-        Categorical(name="hist_items", encoding=items, sequence=True, max_length=50, shares="item"),
+        Categorical(name="hist_items", encoding=items, sequence=True, max_length=max_length, shares="item"),
         Categorical(
-            name="hist_attrs", encoding=attributes, sequence=True, bag=True, max_length=50, shares="item_attrs"
+            name="hist_attrs", encoding=attributes, sequence=True, bag=True, max_length=max_length, shares="item_attrs"
         ),
     )
     side = Join(path="items.parquet", key="item", on="item", columns=(("item_attrs", "attrs"),), format=Parquet())

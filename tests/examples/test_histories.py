@@ -17,7 +17,7 @@ import experiment
 import train
 from options import Options
 
-QUIET = {"tensorboard": False, "progress": False, "epochs": 1, "batch_size": 64, "patience": None}
+QUIET = {"tensorboard": False, "progress": False, "epochs": 1, "batch_size": 64, "patience": None, "compile": False}
 SMALL = {"hidden": (8,), "embedding_dim": 4}
 ITEMS, ATTRIBUTES = 30, 9
 
