@@ -29,6 +29,7 @@ from funcrec.train.fit import probabilities
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,7 @@ def draw(path: Path, batch, a: Attended, shares: dict[str, str], row: int, title
         what = "the item that was next" if a.labels[i] else "a drawn item"
         panel.set(ylabel="attention weight", title=f"candidate: {what}, predicted {float(a.probabilities[i]):.2f}")
         panel.legend(frameon=False)
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set(xlabel="step of the history, latest last; numbers: attributes shared with the candidate")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
