@@ -264,7 +264,15 @@ BY_DATA_AND_MODEL: dict[tuple[str, str], dict[str, Any]] = {
         "wukong_hidden": (128,),
         "hidden": (400, 400),
     },
-    ("frappe", "rocket_launching"): {"l2": 0.05, "dropout": 0.2},
+    ("frappe", "rocket_launching"): {
+        "l2": 0.05,
+        "dropout": 0.2,
+        "shared": (400,),
+        "hidden": (400, 400),
+        "light": (32,),
+        "similarity": "none",  # no two layers of equal width
+        "hint": 0.1,
+    },
 }
 
 
