@@ -48,7 +48,7 @@ def _lists(x: pa.Array, separator: str) -> tuple[pa.Array, np.ndarray]:
     """(values, how many in each cell) of cells that are lists, texts to split, or single values."""
     if _is_text(x):
         x = _split(x, separator)
-    if pa.types.is_list(x.type) or pa.types.is_large_list(x.type):
+    if pa.types.is_list(x.type) or pa.types.is_large_list(x.type) or pa.types.is_fixed_size_list(x.type):
         return x.flatten(), np.asarray(pc.fill_null(pc.list_value_length(x), 0)).astype(np.int64)
     return x.drop_null(), np.asarray(x.is_valid()).astype(np.int64)
 
@@ -66,7 +66,7 @@ class Rows:
         self.separator = data.fg_encoded_multival_sep
         self.delimiters = dict(_delimiters(system))
         self.targets = [*(data.label_fields if labels else []), *data.sample_weight_fields]
-        wanted = [*self._features(), *dict.fromkeys(self.targets)]
+        wanted = list(dict.fromkeys((*self._features(), *self.targets)))
         tables = [_read(file, data, wanted) for file in _files(paths)]
         self.table = pa.concat_tables(tables, promote_options="default").combine_chunks()
 
@@ -120,10 +120,12 @@ class Rows:
         return self.system.batch(sparse, dense, steps, labels=labels or None, sample_weights=weights or None)
 
     def _numbers(self, name: str, values: pa.Array, kind: pa.DataType | None) -> Tensor:
+        if kind is None:  # labels and weights: the numbers that they are
+            kind = values.type if pa.types.is_integer(values.type) else pa.float64()
         try:
-            values = values if kind is None else pc.cast(values, kind)
-        except pa.ArrowInvalid as e:
-            fix = "ids come here as numbers, after TorchEasyRec's feature generation or hashing"
+            values = pc.cast(values, kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+            fix = "columns come here as numbers, after TorchEasyRec's feature generation or hashing"
             fail(DataError, f"column {name!r}: {e}", fix=fix)
         if values.null_count:
             fail(

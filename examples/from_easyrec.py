@@ -20,7 +20,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from funcrec.core import tree
-from funcrec.core.errors import ConfigError, FuncrecError, fail
+from funcrec.core.errors import ConfigError, DataError, FuncrecError, fail
 from funcrec.core.random import fold_in, key, permutation
 from funcrec.data import planted
 from funcrec.interop import easyrec
@@ -84,11 +84,14 @@ def train(o: Options, system: easyrec.System, variables: TensorDict) -> tuple[Te
     data, config = system.config.data_config, system.train_config
     rows = Rows(system, o.train_path or system.config.train_input_path)
     a_pass = len(rows) // data.batch_size if data.drop_remainder else -(-len(rows) // data.batch_size)
+    if not a_pass:
+        seen, fix = f"{len(rows)} rows", "give more rows, a smaller batch_size, or drop_remainder: false"
+        fail(DataError, f"training files: batches of {data.batch_size}", got=seen, expected="at least one", fix=fix)
     epochs = o.epochs or (0 if config.num_steps else config.num_epochs or 1)
     total = epochs * a_pass or config.num_steps
     training, seen = system.init_training(variables, plan=o.plan, steps_per_epoch=a_pass), 0
     with tqdm(total=total, unit=" batches", disable=not o.progress, mininterval=0.5) as bar:
-        while seen < total and a_pass:
+        while seen < total:
             order = permutation(fold_in(key(o.seed), seen), len(rows)) if data.shuffle else None
             for batch in rows.batches(data.batch_size, order, drop_last=data.drop_remainder):
                 at = fold_in(fold_in(key(o.seed), "step"), seen)

@@ -300,7 +300,7 @@ NEEDS = {
     "attention_activation": ("encoder", ("din", "multi_window")),
     "softmax": ("encoder", ("din",)),
     **dict.fromkeys(
-        ("similarity", "hint", "temperature", "light_learns_shared", "light_dropout"), ("booster", (True,))
+        ("similarity", "hint", "temperature", "light_learns_shared", "light_dropout", "hidden"), ("booster", (True,))
     ),
 }
 

@@ -154,6 +154,8 @@ def test_the_config_says_how_long(folder, tmp_path, edit, batches):
         (("value_dim: 0", "value_dim: 1"), DataError, "column 'bags': got a step with no or several ids"),
         (('"tags" num_buckets: 9', '"tags" num_buckets: 2'), DataError, "feature 'tags': id out of range"),
         (("rows.csv", "row.csv"), DataError, "no such file"),
+        (('label_fields: "click"', 'label_fields: "pair"'), DataError, "column 'pair': Failed to parse string"),
+        (("batch_size: 32", "batch_size: 99 drop_remainder: true"), DataError, "batches of 99: got 70 rows"),
     ],
 )
 def test_bad_input_gets_a_sentence(folder, tmp_path, edit, error, message):

@@ -74,6 +74,10 @@ def test_any_encoder_in_its_place(toys, tmp_path, encoder):
     [
         ({"encoder": "mean", "attention": (4,)}, "--attention: without effect with --encoder mean"),
         ({"model": "deepfm"}, "--model deepfm: histories .* no encoder for them"),
+        (
+            {"model": "rocket_launching", "without": ("hist_items", "hist_attrs"), "booster": False},
+            "--hidden: without effect with --booster False",
+        ),
         ({"without": ("users",)}, r"--without: got \['users'\]"),
         ({"without": ("hist_items", "hist_attrs")}, "no sequence field"),
     ],
