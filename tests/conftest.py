@@ -1,5 +1,6 @@
 """What all tests share: real data where it is at hand, one thread a worker, hypothesis without deadlines."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,6 +9,12 @@ os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # a stale comp
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():
+    # Triton's own functions are interpreted or not for good, as it is imported; torch.compile would import it later.
+    os.environ["TRITON_INTERPRET"] = "1"
+    importlib.import_module("triton.language")
+    del os.environ["TRITON_INTERPRET"]
 
 settings.register_profile("funcrec", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("funcrec")

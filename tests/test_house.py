@@ -14,17 +14,19 @@ import funcrec
 ROOT = Path(funcrec.__file__).parent
 ARROWS = {
     "core": set(),
-    "layers": {"core"},
+    "kernels": {"core"},
+    "layers": {"kernels", "core"},
     "models": {"layers", "core"},
     "optim": {"core"},
     "losses": {"core"},
     "metrics": {"core"},
     "data": {"core"},
-    "embedding": {"optim", "core"},
+    "embedding": {"optim", "kernels", "core"},
     "transform": {"losses", "core"},
     "interop": {"models", "layers", "embedding", "optim", "losses", "metrics", "transform", "core"},
     "train": {"embedding", "optim", "losses", "metrics", "data", "core"},
 }
+REGISTRY = {"funcrec.kernels", "funcrec.kernels.registry"}
 # Heavy packages and the one room each may be imported in.
 ONLY_IN = {"triton": "kernels", "torchrec": "shard", "fbgemm_gpu": "shard", "pyarrow": "data", "google": "interop"}
 FILES = sorted(ROOT.rglob("*.py"))
@@ -49,8 +51,12 @@ def test_rooms_import_only_along_the_arrows():
         for name in imports(file):
             if name.startswith("funcrec.") and (other := name.split(".")[1]) != room:
                 assert other in ARROWS[room], f"{file}: {room} may not import {name}"
+                if other == "kernels":
+                    assert name in REGISTRY, f"{file}: {name}; {room} sees the kernels through their registry"
             if (package := name.split(".")[0]) in ONLY_IN:
                 assert ONLY_IN[package] == room, f"{file}: {package} belongs to the room {ONLY_IN[package]}"
+                if package == "triton":
+                    assert parts[1] == "gpu", f"{file}: triton is imported in funcrec/kernels/gpu only"
 
 
 def test_every_room_has_its_arrows():
@@ -64,8 +70,9 @@ def test_importing_funcrec_pulls_in_nothing_heavy():
 
 
 def test_rooms_load_without_optional_packages():
-    """Every module but those of ``data`` loads where pyarrow, triton, torchrec and FBGEMM are not installed."""
-    modules = [m.name for m in pkgutil.walk_packages([str(ROOT)], "funcrec.") if not m.name.startswith("funcrec.data")]
+    """All modules but those of ``data`` and the kernels load without pyarrow, triton, torchrec and FBGEMM."""
+    optional = ("funcrec.data", "funcrec.kernels.gpu")
+    modules = [m.name for m in pkgutil.walk_packages([str(ROOT)], "funcrec.") if not m.name.startswith(optional)]
     code = (
         "import sys\n"
         "for name in ('pyarrow', 'torchrec', 'fbgemm_gpu', 'tyro', 'matplotlib', 'sklearn'): sys.modules[name] = None\n"

@@ -74,7 +74,9 @@ def fold_in(key: Tensor, data: int | str | Tensor) -> Tensor:
     """
     _check_key(key)
     number = _name_number(data) if isinstance(data, str) else data
-    counter = torch.as_tensor(number, dtype=torch.int64, device=key.device)
+    if not isinstance(number, Tensor):  # filled there: a number copied to a GPU would wait for it
+        number = torch.full((), number, dtype=torch.int64, device=key.device)
+    counter = number.to(key.device, torch.int64)
     return ((_bits(key, counter, 1) & 0x3FFFFFFF) << 32) | _bits(key, counter, 2)
 
 
