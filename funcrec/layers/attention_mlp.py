@@ -12,7 +12,8 @@ from torch import Tensor
 
 from funcrec.core.errors import ShapeError, fail
 from funcrec.core.random import child, fold_in
-from funcrec.core.tree import tree
+from funcrec.core.tree import leaves, tree
+from funcrec.kernels import registry
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
 
@@ -78,3 +79,60 @@ def attention_scores(
         params["mlp"], first, state["mlp"], config, key=child(key, "mlp"), train=train, mask=mask, projected=True
     )
     return rearrange(linear(params["linear"], hidden), "... 1 -> ..."), tree({"mlp": moved}) if train else state
+
+
+def _between(config: MLPConfig, train: bool) -> list[str]:
+    """What the layers of the net have besides a linear map and an activation."""
+    there = {
+        "batch normalization": config.use_bn,
+        "layer normalization": config.use_ln,
+        "dropout": train and any(config.dropout_rates),
+    }
+    return [name for name, is_there in there.items() if is_there]
+
+
+def _activation(config: MLPConfig) -> str:
+    """The name of the activation as the op knows it: ``"relu"`` for ``"nn.ReLU(inplace=True)"``."""
+    written = (config.activation or "identity").partition("(")[0].strip()
+    return written.removeprefix("torch.").removeprefix("nn.").lower().replace("_", "")
+
+
+def use_op(
+    layer: str, impl: registry.Impl, params: TensorDict, query: Tensor, keys: Tensor, config: MLPConfig, train: bool
+) -> bool:
+    """Whether :func:`attend_by_op` computes this attention: :func:`funcrec.kernels.registry.use`."""
+    why_not = registry.din.unsupported(keys, config.hidden_units, _activation(config), _between(config, train))
+    slower = registry.without_tf32(keys)
+    return registry.use(layer, impl, query, keys, *leaves(params), unsupported=why_not, slower=slower)
+
+
+def attend_by_op(
+    params: TensorDict,
+    by_query: Tensor,
+    by_key: Tensor,
+    by_product: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    config: MLPConfig,
+    softmax: bool,
+) -> Tensor:
+    """``Σ_t w_t k_t`` with the scores of :func:`attention_scores` as w, or their softmax: no step's score is stored.
+
+    Args:
+        query: ``[b, d]``.
+        keys: steps of all rows, one after the other, ``[n, d]``; row b has ``lengths[b]`` of them from ``starts[b]``.
+
+    Shape: returns ``[b, d]``.
+    """
+    first, second, head = params["mlp"]["0"]["linear"], params["mlp"]["1"]["linear"], params["linear"]
+    row = F.linear(query, by_query, first.get("bias", None))
+    weight = second["weight"]
+    bias = second.get("bias", None)
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    row, query, keys, *matrices = registry.cast(  # type: ignore[assignment]  # of tensors, tensors
+        row, query, keys, by_key, by_product, weight, bias, rearrange(head["weight"], "1 h -> h"), head["bias"]
+    )
+    lengths = lengths.to(torch.int64)
+    return registry.din.din(row, query, keys, starts, lengths, *matrices, _activation(config), softmax)

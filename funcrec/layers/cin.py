@@ -16,6 +16,7 @@ from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.init import Initializer, Uniform
 from funcrec.core.random import fold_in
 from funcrec.core.tree import tree
+from funcrec.kernels import registry
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,10 +73,20 @@ def _layer(weight: Tensor, x: Tensor, x_0: Tensor) -> Tensor:
     return einsum(einsum(x_0, weight, "b d f, o h f -> b d o h"), x, "b d o h, b d h -> b d o")
 
 
-def cin(params: TensorDict, x: Float[Tensor, "b f d"]) -> Float[Tensor, "b o"]:
+def _layer_by_op(weight: Tensor, x: Tensor, x_0: Tensor) -> Tensor:
+    """The same with components last, ``b h d, b f d, o h f -> b o d``, and with no array between."""
+    first = x is x_0
+    rows, rows_0, matrix = registry.cast(x, x_0, weight)
+    return registry.cin.quadratic(rows, matrix) if first else registry.cin.bilinear(rows, rows_0, matrix)
+
+
+def cin(params: TensorDict, x: Float[Tensor, "b f d"], *, impl: registry.Impl = "auto") -> Float[Tensor, "b o"]:
     """``x_k[o, d] = Σ_{h,f} W_k[o, h, f] x_{k-1}[h, d] x_0[f, d] + β_k[o]`` from ``x_0 = x``; returns the sums over d.
 
     No activation, and no layer is split in half: layer k is a polynomial of degree k + 1 in x.
+
+    Args:
+        impl: which form runs; see :func:`funcrec.kernels.registry.use`.
 
     Shape: x ``[b, f, d]``, returns ``[Σ_d x_1; …; Σ_d x_K]``, ``[b, o]`` with o = Σ H_k.
 
@@ -87,18 +98,23 @@ def cin(params: TensorDict, x: Float[Tensor, "b f d"]) -> Float[Tensor, "b o"]:
     n_fields = params["0"]["weight"].shape[2]
     if x.dim() != 3 or x.shape[1] != n_fields:
         fail(ShapeError, "cin: input", got=tuple(x.shape), expected=f"[b, {n_fields}, d]")
-    d = x.shape[2]
-    # Components last but one: every contraction below is then one matrix product of b·d rows, without a copy.
-    x_0 = x = rearrange(x, "b f d -> b d f").contiguous()
-    pooled = []
-    last = len(params.keys()) - 1
-    for k in range(last):
-        layer = params[str(k)]
-        x = _layer(layer["weight"], x, x_0) + layer["bias"]
-        pooled.append(reduce(x, "b d o -> b o", "sum"))
+    d, pooled = x.shape[2], []
+    *layers, last = (params[str(k)] for k in range(len(params.keys())))
+    weights = [layer["weight"] for layer in (*layers, last)]
+    if registry.use("cin", impl, x, *weights, slower=registry.without_tf32(x)):
+        x_0 = x
+        for layer in layers:
+            x = _layer_by_op(layer["weight"], x, x_0) + rearrange(layer["bias"], "o -> o 1")
+            pooled.append(reduce(x, "b o d -> b o", "sum"))
+        products = einsum(x, x_0, "b h d, b f d -> b h f")
+    else:
+        # Components last but one: every contraction below is then one matrix product of b·d rows, without a copy.
+        x_0 = x = rearrange(x, "b f d -> b d f").contiguous()
+        for layer in layers:
+            x = _layer(layer["weight"], x, x_0) + layer["bias"]
+            pooled.append(reduce(x, "b d o -> b o", "sum"))
+        products = einsum(x, x_0, "b d h, b d f -> b h f")
     # Of the last layer only the sum over d is asked for. It goes through the products first, so this layer costs
     # b h f (d + o) and not b d h f o, and its array is d times smaller.
-    layer = params[str(last)]
-    products = einsum(x, x_0, "b d h, b d f -> b h f")
-    pooled.append(einsum(products, layer["weight"], "b h f, o h f -> b o") + d * layer["bias"])
+    pooled.append(einsum(products, last["weight"], "b h f, o h f -> b o") + d * last["bias"])
     return torch.cat(pooled, dim=1)

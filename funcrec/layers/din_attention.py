@@ -10,7 +10,16 @@ from einops import einsum, rearrange
 from tensordict import TensorDict
 from torch import Tensor
 
-from funcrec.layers.attention_mlp import Spread, attention_scores, first_weight, init_attention_mlp
+from funcrec.core.impl import check_impl
+from funcrec.kernels import registry
+from funcrec.layers.attention_mlp import (
+    Spread,
+    attend_by_op,
+    attention_scores,
+    first_weight,
+    init_attention_mlp,
+    use_op,
+)
 from funcrec.layers.history import check_max_seq_length, check_query, masked_softmax, pad_query, real_steps
 from funcrec.layers.mlp import MLPConfig
 
@@ -29,14 +38,17 @@ class DINEncoder:
             interest is, as the paper has it.
         padding_in_statistics: whether padded steps, as steps of zeros, count in the batch statistics of batch
             normalization and Dice, as in TorchEasyRec: training then depends on how far a batch is padded.
+        impl: which form runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     attn_mlp: MLPConfig
     max_seq_length: int = 0
     softmax: bool = True
     padding_in_statistics: bool = False
+    impl: registry.Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("DINEncoder", self.impl)
         check_max_seq_length("DINEncoder", self.max_seq_length)
 
     def output_dim(self, query_dim: int, key_dim: int) -> int:
@@ -62,7 +74,13 @@ class DINEncoder:
         train: bool = False,
     ) -> tuple[Tensor, TensorDict]:
         """:func:`din_attention` with this config."""
-        return din_attention(params, query, keys, lengths, state, self, key=key, train=train)
+        return din_attention(params, query, keys, lengths, state, self, key=key, train=train, impl=self.impl)
+
+
+def din_blocks(params: TensorDict, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first map of ``[q; k; q−k; q⊙k]`` as the matrices of q, of k and of q⊙k."""
+    w_q, w_k, w_d, w_p = first_weight(params, 4, dim)
+    return w_q + w_d, w_k - w_d, w_p
 
 
 def din_scores(
@@ -76,9 +94,9 @@ def din_scores(
     **options: Any,
 ) -> tuple[Tensor, TensorDict]:
     """``Linear(MLP([q; k; q−k; q⊙k]))`` of every step of ``rows`` histories, padded or jagged: ``attention_scores``."""
-    w_q, w_k, w_d, w_p = first_weight(params, 4, keys.shape[-1])
+    blocks = din_blocks(params, keys.shape[-1])
     query = pad_query(query, rows, keys.shape[-1])
-    return attention_scores(params, w_q + w_d, w_k - w_d, w_p, query, keys, spread, state, config.attn_mlp, **options)
+    return attention_scores(params, *blocks, query, keys, spread, state, config.attn_mlp, **options)
 
 
 def _attend(
@@ -110,6 +128,16 @@ def _attend(
     return masked_softmax(scores, mask) if config.softmax else torch.where(mask, scores, 0.0), steps, state
 
 
+def _attend_by_op(params: TensorDict, query: Tensor, keys: Tensor, lengths: Tensor, config: DINEncoder) -> Tensor:
+    b, t, d = keys.shape
+    steps = t if config.max_seq_length == 0 else min(t, config.max_seq_length)
+    starts = t * torch.arange(b, device=keys.device)
+    flat = rearrange(keys, "b t d -> (b t) d")
+    blocks, query = din_blocks(params, d), pad_query(query, b, d)
+    real = lengths.clamp(min=0, max=steps)
+    return attend_by_op(params, *blocks, query, flat, starts, real, config.attn_mlp, config.softmax)
+
+
 def din_attention_weights(
     params: TensorDict,
     query: Float[Tensor, "b q"],
@@ -136,6 +164,7 @@ def din_attention(
     *,
     key: Tensor | None = None,
     train: bool = False,
+    impl: registry.Impl = "auto",
 ) -> tuple[Float[Tensor, "b d"], TensorDict]:
     """``y = Σ_t w_t k_t`` with ``w = softmax_t(Linear(MLP([q; k_t; q − k_t; q ⊙ k_t])))`` over the real steps.
 
@@ -146,6 +175,7 @@ def din_attention(
         query: ``[b, q]``, q ≤ d.
         keys: histories, ``[b, t, d]``.
         lengths: how many steps are real, ``[b]`` int64.
+        impl: which form runs; see :func:`funcrec.kernels.registry.use`.
 
     Shape: returns ``[b, d]`` and the new state; :func:`din_attention_weights` returns the weights.
 
@@ -156,5 +186,8 @@ def din_attention(
     Reference: Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction, eq. 3 and figure 2; the
     softmax and the four parts of the input are TorchEasyRec's.
     """
+    fits = keys.dim() == 3 and lengths.shape == keys.shape[:1]  # if not, the einops form says so
+    if fits and use_op("din_attention", impl, params, query, keys, config.attn_mlp, train):
+        return _attend_by_op(params, query, keys, lengths, config), state
     weights, steps, state = _attend(params, query, keys, lengths, state, config, key, train)
     return einsum(weights, steps, "b s, b s d -> b d"), state

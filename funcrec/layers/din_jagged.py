@@ -11,10 +11,24 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.ragged import Ragged, segment_sum
-from funcrec.layers.din_attention import DINEncoder, din_scores
+from funcrec.kernels import registry
+from funcrec.layers.attention_mlp import attend_by_op, use_op
+from funcrec.layers.din_attention import DINEncoder, din_blocks, din_scores
+from funcrec.layers.history import pad_query
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+
+def _check(keys: Ragged, config: DINEncoder, train: bool) -> None:
+    """Raise on keys that are no histories, and on statistics of padding that is not there."""
+    values = keys.values
+    if values.dim() != 2 or keys.weights is not None:
+        seen = f"values {tuple(values.shape)}, weighted: {keys.weights is not None}"
+        fail(ShapeError, "jagged attention", got=seen, expected="values [nnz, D] without weights")
+    if train and config.padding_in_statistics:
+        fix = "set padding_in_statistics=False, or use din_attention"
+        fail(ConfigError, "jagged attention in training", got="padding_in_statistics=True, but no padding", fix=fix)
 
 
 def _attend_jagged(
@@ -27,13 +41,8 @@ def _attend_jagged(
     train: bool,
 ) -> tuple[Tensor, Tensor, TensorDict]:
     """The weights, the steps that they weigh, and the new state."""
+    _check(keys, config, train)
     values, segments, n = keys.values, keys.segments(), len(keys)
-    if values.dim() != 2 or keys.weights is not None:
-        seen = f"values {tuple(values.shape)}, weighted: {keys.weights is not None}"
-        fail(ShapeError, "jagged attention", got=seen, expected="values [nnz, D] without weights")
-    if train and config.padding_in_statistics:
-        fix = "set padding_in_statistics=False, or use din_attention"
-        fail(ConfigError, "jagged attention in training", got="padding_in_statistics=True, but no padding", fix=fix)
     mask = torch.ones_like(segments, dtype=torch.bool)
     if config.max_seq_length:
         mask = torch.arange(values.shape[0], device=values.device) - keys.offsets[segments] < config.max_seq_length
@@ -76,6 +85,7 @@ def din_attention_jagged(
     *,
     key: Tensor | None = None,
     train: bool = False,
+    impl: registry.Impl = "auto",
 ) -> tuple[Float[Tensor, "b d"], TensorDict]:
     """:func:`~funcrec.layers.din_attention.din_attention` of histories without padding.
 
@@ -83,6 +93,7 @@ def din_attention_jagged(
 
     Args:
         keys: row b is the history of row b of the query; values ``[nnz, d]``.
+        impl: which form runs; see :func:`funcrec.kernels.registry.use`.
 
     Shape: query ``[b, q]``, returns ``[b, d]`` and the new state.
 
@@ -90,5 +101,15 @@ def din_attention_jagged(
         ShapeError: weighted keys, or keys or a query of other shapes.
         ConfigError: training with ``padding_in_statistics``: there is no padding.
     """
+    _check(keys, config, train)
+    if use_op("din_attention_jagged", impl, params, query, keys.values, config.attn_mlp, train):
+        d, lengths = keys.values.shape[1], keys.lengths
+        if config.max_seq_length:
+            lengths = lengths.clamp(max=config.max_seq_length)
+        blocks, query = din_blocks(params, d), pad_query(query, len(keys), d)
+        y = attend_by_op(
+            params, *blocks, query, keys.values, keys.offsets[:-1], lengths, config.attn_mlp, config.softmax
+        )
+        return y, state
     weights, values, state = _attend_jagged(params, query, keys, state, config, key, train)
     return segment_sum(rearrange(weights, "v -> v 1") * values, keys.segments(), len(keys)), state

@@ -13,6 +13,7 @@ from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.init import Initializer
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
+from funcrec.kernels import registry
 from funcrec.layers.linear import init_linear, linear
 from funcrec.layers.linear_compress import init_linear_compress, linear_compress
 from funcrec.layers.mlp import MLPConfig, init_mlp, mlp
@@ -69,6 +70,21 @@ def init_fm_block(
     return tree(params), tree({"mlp": mlp_state})
 
 
+def _products(compress: TensorDict, x: Tensor, compressed: Tensor | None, impl: registry.Impl) -> Tensor:
+    """``X (Xᵀ W)``, ``[b, n, k]``."""
+    if compressed is None:
+        weight = compress["weight"]
+        why_not = registry.wukong.unsupported(x, weight)
+        if registry.use("fm_block", impl, x, weight, unsupported=why_not, slower=registry.without_tf32(x)):
+            fields, matrix = registry.cast(x, weight)
+            return registry.wukong.products(fields, matrix)
+        compressed = linear_compress(compress, x)
+    expected = (x.shape[0], compress["weight"].shape[1], x.shape[2])
+    if compressed.shape != expected:
+        fail(ShapeError, "fm_block: compressed", got=tuple(compressed.shape), expected=expected)
+    return einsum(x, compressed, "b n d, b k d -> b n k")
+
+
 def fm_block(
     params: TensorDict,
     x: Float[Tensor, "b n d"],
@@ -79,12 +95,14 @@ def fm_block(
     compressed: Float[Tensor, "b k d"] | None = None,
     key: Tensor | None = None,
     train: bool = False,
+    impl: registry.Impl = "auto",
 ) -> tuple[Float[Tensor, "b m d"], TensorDict]:
     """``Linear(MLP(LN(flat(X Xᵀ W))))`` as m fields, with ``X Xᵀ W`` computed as ``X (Xᵀ W)``: never n × n.
 
     Args:
         n_out: the number of fields m that the parameters were made for; their dim follows from it.
         compressed: ``Wᵀ X``, where the caller has it already from a larger product.
+        impl: which form of the products runs; see :func:`funcrec.kernels.registry.use`.
 
     Shape: x ``[b, n, d]``, returns ``[b, m, d]``, and the new state.
 
@@ -94,16 +112,12 @@ def fm_block(
 
     Reference: Zhang et al. 2024, Wukong, sec. 3.3 and 3.6; the normalization before the MLP as in TorchEasyRec.
     """
-    n_in, k = params["compress"]["weight"].shape
+    n_in = params["compress"]["weight"].shape[0]
     out = params["out"]["weight"].shape[0]
     if x.dim() != 3 or x.shape[1] != n_in or n_out * x.shape[2] != out:
         seen = f"{tuple(x.shape)} with n_out={n_out}"
         fail(ShapeError, "fm_block: input", got=seen, expected=f"[b, {n_in}, d] with n_out d = {out}")
-    if compressed is None:
-        compressed = linear_compress(params["compress"], x)
-    elif compressed.shape != (x.shape[0], k, x.shape[2]):
-        fail(ShapeError, "fm_block: compressed", got=tuple(compressed.shape), expected=(x.shape[0], k, x.shape[2]))
-    products = rearrange(einsum(x, compressed, "b n d, b k d -> b n k"), "b n k -> b (n k)")
+    products = rearrange(_products(params["compress"], x, compressed, impl), "b n k -> b (n k)")
     if "norm" in params.keys():
         products = layer_norm(params["norm"], products)
     hidden, moved = mlp(params["mlp"], products, state["mlp"], config, key=child(key, "mlp"), train=train)

@@ -14,6 +14,7 @@ from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.init import Initializer
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import tree
+from funcrec.kernels import registry
 from funcrec.layers.fm_block import fm_block, init_fm_block
 from funcrec.layers.linear_compress import init_linear_compress
 from funcrec.layers.mlp import MLPConfig
@@ -101,8 +102,12 @@ def wukong_layer(
     *,
     key: Tensor | None = None,
     train: bool = False,
+    impl: registry.Impl = "auto",
 ) -> tuple[Float[Tensor, "b m d"], TensorDict]:
     """``LN([FMB(X); LCB(X)] + R(X))``, FMB first on the field axis; R a matrix over fields where their number changes.
+
+    Args:
+        impl: which form runs; see :func:`funcrec.kernels.registry.use`.
 
     Shape: x ``[b, n, d]``, returns ``[b, m, d]`` with m = fmb + lcb, and the new state.
 
@@ -112,25 +117,27 @@ def wukong_layer(
 
     Reference: Zhang et al. 2024, Wukong, sec. 3.5, eq. 3-5.
     """
-    # The compression of the FMB, the LCB and the residual all mix the fields of X: one product reads it once.
-    names = ["residual"] if "residual" in params.keys() else []
-    matrices = [params["fmb"]["compress"]["weight"], params["lcb"]["weight"], *(params[r]["weight"] for r in names)]
-    n = matrices[0].shape[0]
+    compress, lcb = params["fmb"]["compress"]["weight"], params["lcb"]["weight"]
+    residual, norm = params.get("residual", None), params.get("norm", None)
+    n = compress.shape[0]
     if x.dim() != 3 or x.shape[1] != n:
         fail(ShapeError, "wukong_layer: input", got=tuple(x.shape), expected=f"[b, {n}, d]")
+    at = child(key, "fmb")
+    matrix = None if residual is None else residual["weight"]
+    why_not = registry.wukong.unsupported_layer(x, compress, config.output_fields, matrix)
+    why_not = "no normalization" if norm is None else why_not
+    if registry.use("wukong_layer", impl, x, compress, lcb, unsupported=why_not, slower=registry.without_tf32(x)):
+        fmb, moved = fm_block(
+            params["fmb"], x, state["fmb"], config.mlp, config.fmb, key=at, train=train, impl="triton"
+        )
+        y = registry.wukong.mix(*registry.cast(x, fmb, lcb, matrix, norm["weight"], norm["bias"]))
+        return y, tree({"fmb": moved})
+    # The compression of the FMB, the LCB and the residual all mix the fields of X: one product reads it once.
+    matrices = [compress, lcb] if matrix is None else [compress, lcb, matrix]
     mixed = einsum(x, torch.cat(matrices, dim=1), "b n d, n m -> b m d")
-    compressed, lcb, *rest = mixed.split([m.shape[1] for m in matrices], dim=1)
+    compressed, lcb_fields, *rest = mixed.split([m.shape[1] for m in matrices], dim=1)
     fmb, moved = fm_block(
-        params["fmb"],
-        x,
-        state["fmb"],
-        config.mlp,
-        config.fmb,
-        compressed=compressed,
-        key=child(key, "fmb"),
-        train=train,
+        params["fmb"], x, state["fmb"], config.mlp, config.fmb, compressed=compressed, key=at, train=train
     )
-    y = torch.cat([fmb, lcb], dim=1) + (rest[0] if rest else x)
-    if "norm" in params.keys():
-        y = layer_norm(params["norm"], y)
-    return y, tree({"fmb": moved})
+    y = torch.cat([fmb, lcb_fields], dim=1) + (rest[0] if rest else x)
+    return y if norm is None else layer_norm(norm, y), tree({"fmb": moved})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import fold_in
@@ -34,6 +35,7 @@ class DCNConfig:
         head_bias: whether the output layer has a bias; the paper's has one, TorchEasyRec's has none.
         n_classes: width of the logits.
         weight, bias_init: initializers of the output layer; None: U(±1/√fan_in).
+        impl: which form of the cross network runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     group: Group
@@ -44,8 +46,10 @@ class DCNConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("DCN", self.impl)
         check_classes("DCN", self.n_classes)
         if self.cross_num < 1:
             fail(ConfigError, "DCN: cross_num", got=self.cross_num, expected="at least 1")
@@ -77,7 +81,7 @@ def dcn(config: DCNConfig) -> Model:
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         x, part, new = begin((c.group,), params, emb, batch, state, key=key, train=train)
         g = x[c.group.name]
-        y = cross(params["cross"], g)
+        y = cross(params["cross"], g, impl=c.impl)
         if c.deep:
             y = torch.cat([y, part("deep", c.deep, g)], dim=-1)
         if c.final:

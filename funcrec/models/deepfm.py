@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import fold_in
@@ -33,6 +34,7 @@ class DeepFMConfig:
         final: MLP over [wide; fm; deep], or None to add the three logits.
         n_classes: width of the logits.
         weight, bias_init: initializers of the output layer; None: U(±1/√fan_in).
+        impl: which form of the factorization machine runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     wide: Group
@@ -43,8 +45,10 @@ class DeepFMConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("DeepFM", self.impl)
         check_classes("DeepFM", self.n_classes)
         check_wide("DeepFM", self.wide)
         one_dim("DeepFM", self.fm or self.deep, "embedding dimension of fm features must be same")
@@ -84,7 +88,7 @@ def deepfm(config: DeepFMConfig) -> Model:
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         wide = x[c.wide.name].sum(1, keepdim=True)
-        pairs = fm(stacked(fm_group, x[fm_group.name]))
+        pairs = fm(stacked(fm_group, x[fm_group.name]), impl=c.impl)
         deep = part("deep", c.deep_mlp, x[c.deep.name])
         if c.final is None:
             return wide + pairs.sum(-1, keepdim=True) + linear(params["head"], deep), tree(new)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
 from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import fold_in
@@ -38,6 +38,7 @@ class DLRMConfig:
         final: the top MLP.
         n_classes: width of the logits.
         weight, bias_init: initializers of the output layer; None: U(±1/√fan_in). The MLPs have their own.
+        impl: which form of the dot products runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     sparse: Group
@@ -49,8 +50,10 @@ class DLRMConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("DLRM", self.impl)
         check_classes("DLRM", self.n_classes)
         check_sparse_and_dense("DLRM", self.sparse, self.dense, self.dense_mlp)
         _ = self.groups  # checked now: here the error belongs
@@ -96,13 +99,11 @@ def dlrm(config: DLRMConfig) -> Model:
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
         parts = []
-        fields = sparse = stacked(c.sparse, x[c.sparse.name])
-        if c.dense and c.dense_mlp:
-            dense = part("dense", c.dense_mlp, x[c.dense.name])
-            fields = torch.cat([rearrange(dense, "b d -> b 1 d"), sparse], dim=1)
-            parts.append(dense)
+        dense = part("dense", c.dense_mlp, x[c.dense.name]) if c.dense and c.dense_mlp else None
         if c.interaction == "dot":
-            parts.insert(0, dot_interaction(fields))
+            parts.append(dot_interaction(stacked(c.sparse, x[c.sparse.name]), dense=dense, impl=c.impl))
+        elif dense is not None:
+            parts.append(dense)
         if c.arch_with_sparse:
             parts.append(x[c.sparse.name])
         return linear(params["head"], part("final", c.final, torch.cat(parts, dim=-1))), tree(new)

@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.model import Model
 from funcrec.layers.fm import fm as fm_interaction
 from funcrec.layers.inputs import group_vector, stacked
@@ -19,13 +20,16 @@ from funcrec.models.lr import LRConfig, lr
 class FMConfig:
     """``wide``: first-order weights (dim 1); ``fm``: the factors, embedded fields of one dim.
 
-    One logit, as logistic regression, so no ``n_classes``.
+    One logit, as logistic regression, so no ``n_classes``. ``impl``: which form of the factorization machine runs; see
+    :data:`funcrec.core.impl.Impl`.
     """
 
     wide: Group
     fm: Group
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("FM", self.impl)
         LRConfig(wide=self.wide)
         self.fm.require_plain("FM")
         self.fm.require_stacked("FM")
@@ -46,6 +50,7 @@ def fm(config: FMConfig) -> Model:
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         y, state = first_order.apply(params, emb, batch, state, key=key, train=train)
-        return y + fm_interaction(stacked(config.fm, group_vector(config.fm, emb, batch))).sum(-1, keepdim=True), state
+        factors = stacked(config.fm, group_vector(config.fm, emb, batch))
+        return y + fm_interaction(factors, impl=config.impl).sum(-1, keepdim=True), state
 
     return Model(init, apply, config, config.groups)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import child, fold_in
@@ -35,6 +36,7 @@ class WuKongConfig:
         final: the top MLP.
         n_classes: width of the logits.
         weight, bias_init: initializers of the output layer; None: U(±1/√fan_in). Layers and MLPs have their own.
+        impl: which form of the WuKong layers runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     sparse: Group
@@ -45,8 +47,10 @@ class WuKongConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("WuKong", self.impl)
         object.__setattr__(self, "layers", tuple(self.layers))
         check_classes("WuKong", self.n_classes)
         check_sparse_and_dense("WuKong", self.sparse, self.dense, self.dense_mlp)
@@ -98,7 +102,13 @@ def wukong(config: WuKongConfig) -> Model:
         for i, layer in enumerate(c.layers):
             name = str(i)
             fields, moved[name] = wukong_layer(
-                params["layers"][name], fields, state["layers"][name], layer, key=child(at, name), train=train
+                params["layers"][name],
+                fields,
+                state["layers"][name],
+                layer,
+                key=child(at, name),
+                train=train,
+                impl=c.impl,
             )
         new["layers"] = tree(moved)
         hidden = part("final", c.final, rearrange(fields, "b n d -> b (n d)"))

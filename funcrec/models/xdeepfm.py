@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.groups import Group
+from funcrec.core.impl import Impl, check_impl
 from funcrec.core.init import Initializer
 from funcrec.core.model import Model
 from funcrec.core.random import fold_in
@@ -37,6 +38,7 @@ class XDeepFMConfig:
         final: MLP over [CIN; deep], TorchEasyRec's form; None to add a linear map of each, the paper's.
         n_classes: width of the logits.
         weight, bias_init: initializers of CIN and output layers; None: U(±1/√fan_in).
+        impl: which form of the CIN runs; see :data:`funcrec.core.impl.Impl`.
     """
 
     cin_group: Group
@@ -48,8 +50,10 @@ class XDeepFMConfig:
     n_classes: int = 1
     weight: Initializer | None = None
     bias_init: Initializer | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        check_impl("xDeepFM", self.impl)
         object.__setattr__(self, "cin_layer_size", tuple(self.cin_layer_size))
         check_classes("xDeepFM", self.n_classes)
         if not self.cin_layer_size or any(h < 1 for h in self.cin_layer_size):
@@ -103,7 +107,7 @@ def xdeepfm(config: XDeepFMConfig) -> Model:
 
     def apply(params, emb, batch, state, *, key=None, train=False) -> tuple[Tensor, TensorDict]:
         x, part, new = begin(groups, params, emb, batch, state, key=key, train=train)
-        products = cin(params["cin"], stacked(c.cin_group, x[c.cin_group.name]))
+        products = cin(params["cin"], stacked(c.cin_group, x[c.cin_group.name]), impl=c.impl)
         hidden = [products]
         if c.deep and c.deep_mlp:
             hidden.append(part("deep", c.deep_mlp, x[c.deep.name]))
