@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
+from funcrec.core.impl import Impl, check_impl
 from funcrec.embedding.lookup import Touched, gather, scatter
-from funcrec.embedding.rows import Gradient, RowGrad, densify, sum_duplicates
+from funcrec.embedding.rows import Gradient, RowGrad, densify, summed
 from funcrec.embedding.spec import EmbeddingSpec, Stack
 from funcrec.embedding.store import Store, Tables, init_weights
 from funcrec.optim import Optimizer
@@ -27,13 +28,23 @@ def _l2_factor(stack: Stack, l2: float | Mapping[str, float]) -> float | Tensor:
     return torch.cat([torch.full((t.rows, 1), float(l2.get(t.name, 0.0))) for t in stack.tables])
 
 
-def dense_store(spec: EmbeddingSpec, optimizer: Optimizer, *, l2: float | Mapping[str, float] = 0.0) -> Store:
+def dense_store(
+    spec: EmbeddingSpec,
+    optimizer: Optimizer,
+    *,
+    l2: float | Mapping[str, float] = 0.0,
+    impl: Impl = "auto",
+    check_ids: bool = True,
+) -> Store:
     """A store whose tables are dense parameters.
 
     Args:
         optimizer: any optimizer of ``funcrec.optim``; it sees one leaf per stack of tables.
         l2: λ of the penalty ``(λ/2) Σ ‖W‖²`` over *all* rows in every step, one number or one by table name.
+        impl: which form runs; see :func:`funcrec.kernels.registry.use`. A kernel pools ragged ids.
+        check_ids: see :func:`funcrec.embedding.lookup.gather`.
     """
+    check_impl("dense_store", impl)
     if isinstance(l2, Mapping):
         unknown = sorted(set(l2) - {t.name for t in spec.tables})
         if unknown:
@@ -47,11 +58,11 @@ def dense_store(spec: EmbeddingSpec, optimizer: Optimizer, *, l2: float | Mappin
         return {"weights": weights, "optimizer": optimizer.init([weights[n] for n in names], names)}
 
     def lookup(tables: Tables, ids):
-        return gather(spec, tables["weights"], ids)
+        return gather(spec, tables["weights"], ids, impl=impl, check_ids=check_ids)
 
     def gradient(tables: Tables, touched: Touched, d_emb) -> Gradient:
         del tables
-        return {name: sum_duplicates(g) for name, g in scatter(spec, touched, d_emb).items()}
+        return summed(scatter(spec, touched, d_emb))
 
     def regularize(tables: Tables, g: Gradient) -> Gradient:
         """Gradients of whole tables: an untouched row has a gradient too, if only that of its penalty."""
@@ -62,7 +73,7 @@ def dense_store(spec: EmbeddingSpec, optimizer: Optimizer, *, l2: float | Mappin
             if stack.name in penalized:
                 factor = factors[stack.name]
                 d = d + w * (factor.to(w) if isinstance(factor, Tensor) else factor)
-            out[stack.name] = RowGrad(None, d)
+            out[stack.name] = RowGrad(None, d, unique=True)
         return out
 
     def apply(tables: Tables, g: Gradient) -> Tables:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from funcrec.core.errors import DataError, ShapeError, fail
 from funcrec.core.ragged import Ids, Nested, Ragged, segment_sum
-from funcrec.embedding.ranges import check_range
+from funcrec.embedding.ranges import check_range, on_device
 from funcrec.embedding.spec import EmbeddingSpec
 
 
@@ -41,10 +41,30 @@ def _occurrences(x: Ragged | Nested, pooling: str, dtype: torch.dtype) -> tuple[
     return step, factors
 
 
-def find_steps(spec: EmbeddingSpec, ids: Ids, batch: int, dtypes: Mapping[str, torch.dtype]) -> dict[str, list[Steps]]:
+def _check_lengths(what: str, first: str, held: Tensor, lengths: Tensor) -> None:
+    """Raise unless two keys of a history have as many steps as each other in every row."""
+    if on_device(lengths):
+        torch._assert_async((held == lengths).all(), f"{what}: lengths differ from those of {first!r}")
+    elif not torch.equal(held, lengths):
+        fix = "every key of a history needs one id, or one bag, a step"
+        fail(DataError, f"{what}: lengths differ from those of {first!r}", fix=fix)
+
+
+def _check_longest(what: str, lengths: Tensor, pad_to: int) -> None:
+    """Raise unless every history fits."""
+    if on_device(lengths):
+        torch._assert_async((lengths <= pad_to).all(), f"{what}: a history of more than pad_to={pad_to} steps")
+    elif lengths.numel() and (longest := int(lengths.max())) > pad_to:
+        fix = "cut histories in the schema (max_length), or enlarge pad_to"
+        fail(DataError, what, got=f"a history of {longest} steps", expected=f"at most pad_to={pad_to}", fix=fix)
+
+
+def find_steps(
+    spec: EmbeddingSpec, ids: Ids, batch: int, dtypes: Mapping[str, torch.dtype], check_ids: bool = True
+) -> dict[str, list[Steps]]:
     """The sequence lookups of each stack: every row's ids at the first places of its T.
 
-    ``dtypes``: of the pooling factors, by stack.
+    ``dtypes``: of the pooling factors, by stack. ``check_ids``: whether values are looked at, not only shapes.
 
     Raises:
         ShapeError: a feature that is no history of unweighted ids or of bags.
@@ -62,16 +82,14 @@ def find_steps(spec: EmbeddingSpec, ids: Ids, batch: int, dtypes: Mapping[str, t
                 fail(ShapeError, what, got=seen, expected="a Ragged of ids, one a step, or a Nested of bags")
             held = ids[first]
             assert not isinstance(held, Tensor)
-            if held is not x and not torch.equal(held.lengths, x.lengths):
-                fix = "every key of a history needs one id, or one bag, a step"
-                fail(DataError, f"{what}: lengths differ from those of {first!r}", fix=fix)
-            longest = int(x.lengths.max()) if batch else 0
-            steps = longest if group.pad_to is None else group.pad_to
-            if longest > steps:
-                fix = "cut histories in the schema (max_length), or enlarge pad_to"
-                fail(DataError, what, got=f"a history of {longest} steps", expected=f"at most pad_to={steps}", fix=fix)
-            size = torch.full_like(x.values, next(t.rows for t in stack.tables if t.name == lk.table))
-            check_range(stack, [lk], x.values, size, torch.zeros_like(x.values))
+            if check_ids and held is not x:
+                _check_lengths(what, first, held.lengths, x.lengths)
+            # The longest history decides on a shape: without pad_to the host has to wait for it.
+            steps = group.pad_to if group.pad_to is not None else int(x.lengths.max()) if batch else 0
+            if check_ids:
+                if group.pad_to is not None:
+                    _check_longest(what, x.lengths, steps)
+                check_range(stack, [lk], x.values, next(t.rows for t in stack.tables if t.name == lk.table))
             row = (x if isinstance(x, Ragged) else x.steps()).segments()
             place = row * steps + torch.arange(row.shape[0], device=row.device) - x.offsets[row]
             step, factors = _occurrences(x, lk.pooling, dtypes[stack.name])

@@ -11,14 +11,32 @@ from funcrec.core.errors import DataError, fail
 from funcrec.embedding.spec import Lookup, Stack
 
 
-def check_range(stack: Stack, lookups: Sequence[Lookup], ids: Tensor, bounds: Tensor, of: Tensor | None = None) -> None:
-    """Raise on an id outside its own table: inside the stacked tensor it would silently read another table's row."""
+def on_device(x: Tensor) -> bool:
+    """Whether a look at x would make the host wait or end a trace: what it must hold is then asserted on the device."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def in_range(ids: Tensor, bounds: Tensor | int) -> Tensor:
+    """``0 <= id < bound`` in two launches, not three: the remainder of the floored division is then the id itself."""
+    return ids.remainder(bounds) == ids
+
+
+def check_range(
+    stack: Stack, lookups: Sequence[Lookup], ids: Tensor, bounds: Tensor | int, of: Tensor | None = None
+) -> None:
+    """Raise on an id outside its own table: inside the stacked tensor it would silently read another table's row.
+
+    ``of``: which lookup each id belongs to; None: that of its column, or the only one.
+    """
+    if on_device(ids):
+        inside = in_range(ids, bounds).all()
+        torch._assert_async(inside, f"an id is out of the range of its table (stack {stack.name!r})")
+        return
     bad = (ids < 0) | (ids >= bounds)
-    if ids.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), f"an id is out of the range of its table (stack {stack.name!r})")
-    elif bool(bad.any()):
+    if bool(bad.any()):
         at = bad.nonzero()[0]
-        lookup = lookups[int(of[at[0]]) if of is not None else int(at[1])]
+        which = int(of[at[0]]) if of is not None else int(at[-1]) if ids.dim() == 2 else 0
+        lookup = lookups[which]
         rows = next(t.rows for t in stack.tables if t.name == lookup.table)
         fail(
             DataError,

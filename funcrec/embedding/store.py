@@ -19,9 +19,9 @@ from torch import Tensor
 
 from funcrec.core.ragged import Ids
 from funcrec.core.random import fold_in
-from funcrec.embedding.lookup import Touched
 from funcrec.embedding.rows import Gradient
 from funcrec.embedding.spec import EmbeddingSpec
+from funcrec.embedding.touched import Touched
 
 # "weights": TensorDict of stacked tables, beside the optimizer's own entries: nested dicts and lists of tensors.
 Tables = dict[str, Any]
@@ -33,7 +33,7 @@ class Store(NamedTuple):
     init: Callable[[Tensor], Tables]
     lookup: Callable[[Tables, Ids], tuple[TensorDict, Touched]]
     gradient: Callable[[Tables, Touched, TensorDict], Gradient]
-    """Of the touched rows, each row once: a value to add, scale and measure with ``funcrec.embedding.rows``."""
+    """Of the touched rows, maybe as summands: to be summed, added, scaled, measured by ``funcrec.embedding.rows``."""
     regularize: Callable[[Tables, Gradient], Gradient]
     """Adds the gradient of the store's own penalty (L2 over whole tables), once a step."""
     apply: Callable[[Tables, Gradient], Tables]

@@ -10,7 +10,8 @@ from funcrec.core.ragged import Nested, Ragged
 from funcrec.core.random import key, normal
 from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, SequenceGroup, Table, spec_for
 from funcrec.embedding.lookup import gather, scatter
-from funcrec.embedding.rows import densify, squared_norm, sum_duplicates
+from funcrec.embedding.ranges import in_range
+from funcrec.embedding.rows import densify, squared_norm, sum_duplicates, summands
 from funcrec.embedding.store import init_weights
 from tests.embedding.strategies import problems
 
@@ -148,7 +149,7 @@ def test_empty_bags_give_zero_for_both_poolings():
         spec = one_table(pooling)
         emb, touched = gather(spec, init_weights(spec, key(0)), {"f": empty})
         assert torch.equal(emb["g"], torch.zeros(3, 1, 2))
-        assert scatter(spec, touched, emb)["dim2"].values.shape == (0, 2)
+        assert summands(scatter(spec, touched, emb)["dim2"]).shape == (0, 2)
 
 
 @pytest.mark.parametrize("weights", [[2.0, -2.0], [0.0, 0.0]])
@@ -245,7 +246,7 @@ def test_a_batch_without_any_step_has_empty_histories():
     emb, touched = gather(spec, init_weights(spec, key(0)), {"h": ragged([], []), "k": ragged([], [])})
     assert emb["s"].shape == (2, 0, 4)
     (gradient,) = scatter(spec, touched, emb).values()
-    assert gradient.values.shape == (0, 2)
+    assert summands(gradient).shape == (0, 2)
 
 
 def test_a_history_shares_the_table_of_its_target():
@@ -269,3 +270,24 @@ def test_a_bag_a_step_is_not_pooled_over_steps():
     nested = Nested.from_lengths(ragged([0, 1], [2]), torch.tensor([1, 1]))
     with pytest.raises(ShapeError, match=r"features \['f'\]: got a bag of ids a step"):
         gather(one_table(), init_weights(one_table(), key(0)), {"f": nested})
+
+
+def test_the_range_of_an_id_by_its_remainder():
+    ids, bounds = torch.arange(-25, 26), torch.tensor([1, 2, 7])
+    assert torch.equal(in_range(ids.unsqueeze(1), bounds), (ids.unsqueeze(1) >= 0) & (ids.unsqueeze(1) < bounds))
+    assert torch.equal(in_range(ids, 7), (ids >= 0) & (ids < 7))
+
+
+def test_values_are_not_looked_at_if_so_asked():
+    """The same vectors; an id outside its table reads its neighbour's row, where the check would have raised."""
+    tables = (Table(name="t", rows=4, dim=2), Table(name="u", rows=3, dim=2))
+    lookups = (Lookup(feature="f", table="t"), Lookup(feature="h", table="t"))
+    spec = EmbeddingSpec(tables=tables, groups=(EmbeddingGroup(name="g", lookups=lookups),))
+    weights = init_weights(spec, key(0))
+    ids = {"f": torch.tensor([0, 3]), "h": ragged([1, 2], [])}
+    assert torch.equal(gather(spec, weights, ids, check_ids=False)[0]["g"], gather(spec, weights, ids)[0]["g"])
+    for bad in ({**ids, "f": torch.tensor([0, 4])}, {**ids, "h": ragged([], [4])}):
+        with pytest.raises(DataError, match="id out of range of table 't': got 4"):
+            gather(spec, weights, bad)
+        emb, _ = gather(spec, weights, bad, check_ids=False)
+        assert torch.equal(emb["g"][1, 0 if bad["f"][1] == 4 else 1], spec.table(weights, "u")[0])

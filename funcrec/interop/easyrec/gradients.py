@@ -12,7 +12,7 @@ from torch.func import grad_and_value
 
 from funcrec.core import tree
 from funcrec.core.batch import Batch
-from funcrec.embedding.rows import Gradient, RowGrad
+from funcrec.embedding.rows import Gradient, summed
 from funcrec.embedding.spec import EmbeddingSpec
 from funcrec.embedding.store import Store
 
@@ -56,7 +56,7 @@ class Trainable(Protocol):
 
 
 Pull = Callable[[Store], Gradient]
-"""From a store, whose rule may clamp pooled gradients, to the gradient of the touched rows, each row once."""
+"""From a store, whose rule may clamp pooled gradients, to the gradient of the touched rows."""
 
 
 def gradients_of_rows(
@@ -87,8 +87,8 @@ def gradients_of_tables(
     (d_params, d_tables), (_, aux) = grad_and_value(objective, argnums=(0, 1), has_aux=True)(params, tables)
     emb, touched = store.lookup({"weights": tables}, batch.ids)
     # Which rows occurred: a row of the batch without gradient takes its step too.
-    occurred = store.gradient({"weights": tables}, touched, tree.map_leaves(torch.zeros_like, emb))
-    d_rows = {n: RowGrad(g.rows, d_tables[n] if g.rows is None else d_tables[n][g.rows]) for n, g in occurred.items()}
+    occurred = summed(store.gradient({"weights": tables}, touched, tree.map_leaves(torch.zeros_like, emb)))
+    d_rows = {n: g._replace(values=d_tables[n] if g.rows is None else d_tables[n][g.rows]) for n, g in occurred.items()}
     return d_params, lambda store: d_rows, aux
 
 

@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, fail
-from funcrec.embedding.rows import Gradient, RowGrad, densify
+from funcrec.embedding.rows import Gradient, RowGrad, densify, summands
 from funcrec.embedding.spec import EmbeddingSpec
 
 Plan = Literal["data_parallel", "sharded"]
@@ -88,14 +88,14 @@ def ruled_gradient(placement: Placement, gradient: Gradient) -> Gradient:
     """The gradient of the rows that the row rule trains, stacks without any left out."""
 
     def kept() -> Iterator[tuple[str, RowGrad]]:
-        for name, (rows, values) in gradient.items():
+        for name, g in gradient.items():
             mask = placement.ruled[name]
             if mask.all():
-                yield name, RowGrad(rows, values)
+                yield name, g
             elif mask.any():
-                assert rows is not None, "a row-wise store names its rows"
-                keep = mask.to(rows.device)[rows.long()]
-                yield name, RowGrad(rows[keep], values[keep])
+                assert g.rows is not None, "a row-wise store names its rows"
+                keep = mask.to(g.rows.device)[g.rows.long()].nonzero().squeeze(1)
+                yield name, RowGrad(g.rows[keep], summands(g, keep), unique=g.unique)
 
     return dict(kept())
 

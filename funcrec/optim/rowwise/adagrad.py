@@ -27,7 +27,7 @@ def sgd(learning_rate: float | Schedule, *, max_gradient: float | None = None) -
         del step
         return w - lr * g, slots
 
-    return RowRule("sgd", lambda dim: {}, update, learning_rate, max_gradient)
+    return RowRule("sgd", lambda dim: {}, update, learning_rate, max_gradient, {})
 
 
 def adagrad(
@@ -57,9 +57,8 @@ def adagrad(
         total = slots["sum"] + g * g
         return w - lr * g / (total.sqrt() + eps), {"sum": total}
 
-    return RowRule(
-        "adagrad", lambda dim: {"sum": Slot((dim,), initial_accumulator)}, update, learning_rate, max_gradient
-    )
+    slots = lambda dim: {"sum": Slot((dim,), initial_accumulator)}  # noqa: E731
+    return RowRule("adagrad", slots, update, learning_rate, max_gradient, {"eps": eps})
 
 
 def rowwise_adagrad(
@@ -117,7 +116,8 @@ def rowwise_adagrad(
         return w - m * g, {"sum": total}
 
     slots = {"sum": Slot((), initial_accumulator)}
-    return RowRule("rowwise_adagrad", lambda dim: slots, update, learning_rate, max_gradient)
+    constants = {"eps": eps, "weight_decay": weight_decay, "weight_decay_mode": weight_decay_mode}
+    return RowRule("rowwise_adagrad", lambda dim: slots, update, learning_rate, max_gradient, constants)
 
 
 def _check(

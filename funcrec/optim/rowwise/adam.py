@@ -127,7 +127,8 @@ def _family(
             r = r * _trust(w, r, zero_norm_ratio)
         return w - lr * r, {"mu": mu, "nu": nu}
 
-    return RowRule(name, slots, update, learning_rate, max_gradient)
+    constants = {"beta_1": b1, "beta_2": b2, "eps": eps, "weight_decay": weight_decay}
+    return RowRule(name, slots, update, learning_rate, max_gradient, None if zero_norm_ratio is not None else constants)
 
 
 def _trust(w: Tensor, r: Tensor, zero_norm_ratio: float) -> Tensor:

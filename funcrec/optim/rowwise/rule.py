@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -33,6 +33,9 @@ class RowRule(NamedTuple):
 
     ``learning_rate``: a number or a schedule of ``step - 1``, for the store to evaluate into ``lr``.
 
+    ``constants``: the numbers of the formula by name, for kernels that know the rule by its ``name`` and take the same
+    step without calling ``update``. None: there is only ``update``. Whoever replaces ``update`` sets it to None.
+
     ``max_gradient``: if given, the store clamps the gradient of the *pooled output* to ``±max_gradient``, entry by
     entry, before it is summed into rows.
     """
@@ -42,3 +45,4 @@ class RowRule(NamedTuple):
     update: UpdateRows
     learning_rate: float | Schedule
     max_gradient: float | None = None
+    constants: Mapping[str, float | str] | None = None
