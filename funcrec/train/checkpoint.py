@@ -87,7 +87,7 @@ def save(
         if beside:
             beside(temporary)
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        position = {name: getattr(run, name) for name in _POSITION}
+        position = {name: getattr(run, name) for name in _POSITION} | {"loss_sum": float(run.loss_sum)}
         meta = {
             "format": FORMAT,
             "position": position,

@@ -36,8 +36,8 @@ class Run(NamedTuple):
     epoch: int = 0
     batch: int = 0
     """Batches of this epoch already seen."""
-    loss_sum: float = 0.0
-    """Sum of this epoch's losses, one a step."""
+    loss_sum: float | Tensor = 0.0
+    """Sum of this epoch's losses, one a step; on the device where the step does not read them (``check_finite``)."""
     steps: int = 0
     """Steps of this epoch already taken."""
     best: dict[str, Any] | None = None
@@ -53,7 +53,8 @@ class Report(NamedTuple):
     """What ``fit`` yields: after every step, and once more with ``metrics`` at the end of an epoch."""
 
     run: Run
-    loss: float
+    loss: float | Tensor
+    """A scalar tensor after a step that does not read it (``check_finite``): ``float`` of it waits for the device."""
     rows: int
     metrics: dict[str, float] | None = None
 
@@ -138,7 +139,7 @@ def best_of(run: Run) -> TrainState:
 
 def _end_of_epoch(run: Run, config: FitConfig, metrics: dict[str, float] | None) -> Run:
     """Account for a finished epoch: history, best weights, learning rate, early stop."""
-    row = {"epoch": float(run.epoch), "loss": run.loss_sum / max(run.steps, 1), **(metrics or {})}
+    row = {"epoch": float(run.epoch), "loss": float(run.loss_sum) / max(run.steps, 1), **(metrics or {})}
     run = run._replace(epoch=run.epoch + 1, batch=0, loss_sum=0.0, steps=0, history=(*run.history, row))
     if metrics is None:
         return run
@@ -197,7 +198,7 @@ def fit(
             measured = evaluate(
                 step, run.train, valid, metrics or {}, config.eval_batch_size, regression=config.regression
             )
-        mean = run.loss_sum / run.steps
+        mean = float(run.loss_sum) / run.steps
         run = _end_of_epoch(run, config, measured)
         yield Report(run, mean, 0, run.history[-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,10 @@ from funcrec.core.model import Model, Objective
 from funcrec.core.random import fold_in
 from funcrec.embedding import rows
 from funcrec.embedding.store import Store
-from funcrec.optim import Optimizer, clip_factor
+from funcrec.optim import Optimizer
+from funcrec.train.clipping import clip
 from funcrec.train.finite import fail_non_finite
+from funcrec.train.graph import captured
 from funcrec.train.precision import Precision, autocast, init_loss_scale, next_loss_scale
 from funcrec.train.state import TrainState
 
@@ -30,7 +33,8 @@ class Step(NamedTuple):
     """``init(key) -> TrainState``; ``train(state, batch) -> (state, info)``; ``predict(state, batch) -> logits``.
 
     ``train`` also takes a list of micro-batches: one step whose gradient is that of their concatenation. ``info`` holds
-    ``loss``, ``grad_norm`` (only with ``max_norm``) and ``skipped`` (fp16 overflow) as Python numbers.
+    ``loss``, ``grad_norm`` (only with ``max_norm``) and ``skipped`` (fp16 overflow) as Python numbers; without
+    ``check_finite`` the first two are float64 scalars on the device.
     """
 
     init: Callable[[Tensor], TrainState]
@@ -72,6 +76,8 @@ def make_step(
     max_norm: float | None = None,
     compile: bool = False,
     compile_rows: int | None = None,
+    check_finite: bool = True,
+    cuda_graph: bool = False,
 ) -> Step:
     """Make the step ``lookup -> gradient -> clip -> update`` over dense weights and tables alike.
 
@@ -86,11 +92,27 @@ def make_step(
         compile: ``torch.compile`` the gradient of the model, once per batch size.
         compile_rows: compile only for batches of this many rows; others (the last of an epoch) run eagerly instead of
             costing another compilation.
+        check_finite: read the loss (with ``max_norm`` the norm too) on the host and raise, before anything is written,
+            where it is not finite. Each reading waits for the GPU. Without it the host runs ahead, the same numbers
+            come out, and a NaN spreads to weights and tables and shows in ``info["loss"]``. What still waits is not of
+            the step: a store whose update has shapes that depend on the ids, batches that are moved from memory that is
+            not pinned, the sample weights of micro-batches.
+        cuda_graph: capture the gradient of the model, compiled or not, in a CUDA graph: see
+            :func:`funcrec.train.graph.captured`. One graph for the first shapes seen (with ``compile_rows`` for batches
+            of that many rows); others run without. Lookup and updates stay outside of it.
+
+    Raises:
+        ConfigError: an option, or a combination of them, that describes no step: fp16 without ``check_finite``, whose
+            loss scale depends on the overflows that it sees; in ``train``, ``cuda_graph`` on another device.
+        NonFiniteError: in ``train``, a loss or gradient that is not finite; the state is as it was.
     """
     if precision not in ("fp32", "bf16", "fp16"):
         fail(ConfigError, "precision", got=repr(precision), expected="'fp32', 'bf16' or 'fp16'")
     if max_norm is not None and not max_norm > 0:
         fail(ConfigError, "max_norm", got=max_norm, expected="a positive number, or None")
+    if precision == "fp16" and not check_finite:
+        fix = "use bf16, which needs no loss scale"
+        fail(ConfigError, "check_finite", got="False under fp16, which looks for overflows", expected="True", fix=fix)
 
     minimized = objective if loss is None else _of_logits(model, loss)
     if minimized is None or (loss is not None and objective is not None):
@@ -102,7 +124,8 @@ def make_step(
         return value * loss_scale, (value, logits, state)
 
     eager = grad_and_value(scaled, argnums=(0, 1), has_aux=True)
-    compiled = torch.compile(eager, fullgraph=True, dynamic=False) if compile else eager
+    fast = torch.compile(eager, fullgraph=True, dynamic=False) if compile else eager
+    fast = captured(fast) if cuda_graph else fast
 
     def init(key: Tensor) -> TrainState:
         params, state = model.init(fold_in(key, "model"))
@@ -120,53 +143,51 @@ def make_step(
         device = ts.key.device
         return batch if batch.features["label"].device == device else batch.to(device, non_blocking=True)
 
-    def gradients(ts: TrainState, batch: Batch, key: Tensor, state: TensorDict, loss_scale: Tensor):
+    def gradients(ts: TrainState, batch: Batch, key: Tensor, state: TensorDict, loss_scale: Tensor, keep: bool):
         batch = on_device(ts, batch)
         emb, touched = store.lookup(ts.tables, batch.ids)
         whole = compile_rows is None or len(batch) == compile_rows
-        differentiate = compiled if whole else eager
+        differentiate = fast if whole else eager
         (d_params, d_emb), (_, (value, logits, state)) = differentiate(
             ts.params, emb, batch.features, state, key, loss_scale
         )
-        number = float(value)
-        if not torch.isfinite(value):
+        if cuda_graph and whole:  # the next replay overwrites its outputs: what outlives this step is copied
+            value, state = value.clone(), state.clone()
+            d_params, d_emb = (d_params.clone(), d_emb.clone()) if keep else (d_params, d_emb)
+        number = float(value) if check_finite else value.double()
+        if check_finite and not math.isfinite(number):
             inputs = {"batch": batch.features, "params": ts.params, "emb": emb, "state": ts.state}
             fail_non_finite(int(ts.step), number, {**inputs, "model": TensorDict({"logits": logits}, [])})
         return number, tree.leaves(d_params), store.gradient(ts.tables, touched, d_emb), state
 
     def train(ts: TrainState, batch: Batch | Sequence[Batch]) -> tuple[TrainState, dict[str, Any]]:
         batches = [batch] if isinstance(batch, Batch) else list(batch)
-        key = fold_in(ts.key, ts.step.to(ts.key.device))
-        loss_scale = ts.loss_scale.get("scale", torch.ones(())).to(ts.key.device)
-        total, state = 0.0, ts.state
-        d_params: tuple[Tensor, ...] | list[Tensor] = []
+        # Numbers that are kept on the CPU are filled in on the device: a copy would wait for it.
+        key = fold_in(ts.key, int(ts.step))
+        scale = float(ts.loss_scale.get("scale", 1.0))
+        loss_scale = torch.full((), scale, dtype=torch.get_default_dtype(), device=ts.key.device)
+        total: Any = 0.0
+        state = ts.state
+        d_params: Sequence[Tensor] = []
         d_tables = []
         for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
             micro_key = key if len(batches) == 1 else fold_in(key, i)
-            value, d_leaves, d_rows, state = gradients(ts, micro, micro_key, state, loss_scale)
+            value, d_leaves, d_rows, state = gradients(ts, micro, micro_key, state, loss_scale, len(batches) > 1)
             total += value * share
-            factor = share / float(loss_scale)
+            factor = share / scale
             if factor != 1.0:
                 d_leaves, d_rows = torch._foreach_mul(d_leaves, factor), rows.scale(d_rows, factor)
-            d_params = torch._foreach_add(d_params, d_leaves) if d_params else d_leaves
+            d_params = torch._foreach_add(list(d_params), d_leaves) if d_params else d_leaves
             d_tables.append(d_rows)
         d_table = store.regularize(ts.tables, rows.add(d_tables))
 
         info: dict[str, Any] = {"loss": total, "skipped": False}
         if max_norm is not None or precision == "fp16":
-            squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in d_params]
-            norm = float((sum(squares) + rows.squared_norm(d_table)).sqrt())
-            info["grad_norm"] = norm
-            if precision == "fp16" and not norm < float("inf"):
+            clipped = clip(ts, (d_params, d_table), max_norm, info, check_finite)
+            if clipped is None:
                 info["skipped"] = True
                 return ts._replace(step=ts.step + 1, loss_scale=next_loss_scale(ts.loss_scale, False)), info
-            if not norm < float("inf"):
-                grads = tree.unflatten(tree.paths(ts.params), d_params)
-                d_stacks = TensorDict({name: g.values for name, g in d_table.items()}, batch_size=[])
-                fail_non_finite(int(ts.step), total, {"gradient of params": grads, "gradient of tables": d_stacks})
-            factor = 1.0 if max_norm is None else float(clip_factor(torch.tensor(norm), max_norm))
-            if factor < 1.0:
-                d_params, d_table = torch._foreach_mul(d_params, factor), rows.scale(d_table, factor)
+            d_params, d_table = clipped
 
         # donate: the leaves of ts.params are written in place
         _, opt = optimizer.step(d_params, ts.optimizer, tree.leaves(ts.params), donate=True)

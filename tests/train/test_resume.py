@@ -58,6 +58,21 @@ def test_a_run_cut_anywhere_continues_bit_for_bit(tmp_path_factory, store, cut, 
     assert first + rest == whole
 
 
+def test_a_run_that_never_reads_its_losses_is_the_same_run(tmp_path):
+    stories = []
+    for check in (True, False):
+        s = step(("rowwise", "adagrad"), mlp=MLP, dtype=torch.float32, check_finite=check)
+        losses, run = [], Run(s.init(key(0)))
+        for r in fit(run, s, TRAIN, config(), valid=VALID, metrics=METRICS):
+            losses.append((r.loss, r.metrics))
+            if len(losses) == 4:  # in the midst of an epoch: its sum of losses is a tensor then
+                checkpoint.save(tmp_path / str(check), r.run, {})
+        resumed, _ = checkpoint.load(checkpoint.latest(tmp_path / str(check)), {})
+        losses += [(r.loss, r.metrics) for r in fit(resumed, s, TRAIN, config(), valid=VALID, metrics=METRICS)]
+        stories.append([(float(loss), m) for loss, m in losses])
+    assert stories[0] == stories[1]
+
+
 def test_early_stopping_reduces_the_rate_and_keeps_the_best_weights():
     # a learning rate that wrecks the model: the first epoch is the best
     s = step(("rowwise", "sgd"), optim.sgd(lambda k: 0.05 if k < 7 else 30.0), dtype=torch.float32)

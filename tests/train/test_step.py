@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from funcrec import optim
 from funcrec.core import tree
@@ -160,6 +161,62 @@ def test_a_loss_that_turns_nan_stops_and_names_the_first_bad_tensor(where):
         torch.testing.assert_close(x, y, equal_nan=True, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("max_norm", [None, 0.05])
+@pytest.mark.parametrize("store", [("dense", "adam"), ("rowwise", "adagrad")])
+def test_without_the_check_the_same_numbers_come_out(store, max_norm, precision):
+    batches = [data(30, seed=i, dtype=torch.float32) for i in range(4)]
+    results = []
+    for check in (True, False):
+        s = step(store, dtype=torch.float32, max_norm=max_norm, precision=precision, check_finite=check)
+        ts, seen = s.init(key(0)), []
+        for batch in [*batches, [rows_of(batches[0], 0, 11), rows_of(batches[0], 11, 30)]]:
+            ts, info = s.train(ts, batch)
+            seen += [info["loss"], info.get("grad_norm", 0.0)]
+        assert all(isinstance(x, float if check else (float, torch.Tensor)) for x in seen)
+        results.append((all_weights(ts), [float(x) for x in seen]))
+    (checked, said), (free, also) = results
+    assert said == also
+    assert all(torch.equal(a, b) for a, b in zip(checked, free, strict=True))
+
+
+class HostReads(TorchDispatchMode):
+    """Lists the dtype of every tensor that the host asks for its number: what waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.dtypes.append(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_losses_and_norms_only_to_check_them():
+    batch, reads = data(30, dtype=torch.float32), {}
+    for check, max_norm in itertools.product((True, False), (None, 0.05)):
+        s = step(dtype=torch.float32, check_finite=check, max_norm=max_norm)
+        ts = s.init(key(0))
+        with HostReads() as mode:
+            s.train(ts, batch)
+        reads[check, max_norm] = mode.dtypes
+    assert torch.float32 in reads[True, None], "the loss"
+    assert torch.float32 not in reads[False, None], "what is left are counters and rates, kept on the CPU"
+    assert len(reads[True, None]) == len(reads[False, None]) + 1
+    assert reads[False, 0.05] == reads[False, None]
+    assert len(reads[True, 0.05]) > len(reads[True, None]), "the norm"
+
+
+@pytest.mark.parametrize("where", ["batch.dense.x", "params.deep.1.linear.weight", "emb.deep"])
+def test_without_the_check_a_nan_shows_in_the_loss_and_spreads(where):
+    s, ts, batch = poisoned(where)
+    free = make_step(s.model, s.store, optim.adam(0.01), bce, check_finite=False)
+    ts, info = free.train(ts, batch)
+    assert not torch.isfinite(info["loss"])
+    assert not any(torch.isfinite(x).any() for x in tree.leaves(ts.params["head"]))
+
+
 def test_weights_of_zero_leave_no_gradient_in_one_batch_or_several():
     s, batch = step(dtype=torch.float32), data(8, weighted=True, dtype=torch.float32)
     batch.features["weight"].zero_()
@@ -203,3 +260,5 @@ def test_bad_options_are_named():
         step(precision="fp8")
     with pytest.raises(ConfigError, match="max_norm: got 0"):
         step(max_norm=0)
+    with pytest.raises(ConfigError, match="check_finite: got False under fp16"):
+        step(precision="fp16", check_finite=False)
