@@ -1,147 +1,168 @@
-"""Whole training steps on CPU: eager, compiled, and compiled under bfloat16 autocast.
+"""Whole training steps of all eleven models, on CPU or on a GPU, in float32 and under bfloat16 autocast.
 
-python examples/bench/train_step.py [--models dlrm deepfm dcn_v2]
+python examples/bench/train_step.py [--models dlrm deepfm dcn_v2] [--device cuda] [--out results.json]
 
-26 tables x 100k rows x 16 (DeepFM has wide tables of dim 4 besides), 13 dense features, batch 4096, one id a field,
-row-wise Adagrad on the tables, Adam on the rest. Eager and compiled gradients are compared before any ratio is printed.
+26 tables x 100k rows x 16, 13 dense features, batch 4096, one id a field, row-wise Adagrad on the tables, Adam on the
+rest; the models' sizes are in ``cases.py``. Every candidate takes three steps first and must move all weights as the
+plain eager step does: there is no ratio over a wrong answer.
+
+A candidate is a name such as ``auto+compiled+graph+bf16``: the layers' implementation (``eager`` for the reference's),
+then what is done with the step. On a GPU no candidate reads the loss on the host, tf32 is allowed, and "peak" is the
+memory of state and first steps, compilation and capture included.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import machine
 import torch
-import tyro
-from tensordict import TensorDict
+from cases import CASES, batch_of
+from torch import Tensor
 
-from funcrec import models, optim
+from funcrec import optim
 from funcrec.core import tree
 from funcrec.core.batch import Batch
-from funcrec.core.groups import Group
-from funcrec.core.model import Model
-from funcrec.core.random import bernoulli, fold_in, key, normal, randint
-from funcrec.embedding import rowwise_store, spec_for
-from funcrec.layers.mlp import MLPConfig
+from funcrec.core.random import key
+from funcrec.embedding import rowwise_store
 from funcrec.losses import bce
 from funcrec.optim import rowwise
-from funcrec.train import Step, make_step
+from funcrec.train import Step, TrainState, make_step
 
-IDS, DENSE = [f"C{i}" for i in range(1, 27)], [f"I{i}" for i in range(1, 14)]
-DEEP = Group.of("deep", IDS, 16, DENSE)
-
-
-def mlp(*units: int) -> MLPConfig:
-    return MLPConfig(hidden_units=units)
-
-
-MODELS: dict[str, Callable[[], Model]] = {
-    "dlrm": lambda: models.dlrm(
-        models.DLRMConfig(
-            sparse=Group.of("sparse", IDS, 16),
-            dense=Group.of("dense", [], 16, DENSE),
-            dense_mlp=mlp(64, 16),
-            final=mlp(64, 32),
-        )
-    ),
-    "deepfm": lambda: models.deepfm(
-        models.DeepFMConfig(
-            wide=Group.of("wide", IDS, 4),
-            deep=DEEP,
-            fm=Group.of("fm", IDS, 16),
-            deep_mlp=mlp(512, 256, 128),
-            final=mlp(64),
-        )
-    ),
-    "dcn_v2": lambda: models.dcn_v2(
-        models.DCNv2Config(group=DEEP, cross_num=3, low_rank=32, deep=mlp(512, 256, 128), final=mlp(64))
+# Milliseconds of TorchEasyRec 1.3.16 (torchrec on gloo) at these sizes on two cores of another run: for orientation.
+RECORDED_MS = {"dlrm": 82.0, "deepfm": 158.0, "dcn_v2": 123.0, "wukong": 215.0, "masknet": 511.0, "xdeepfm": 1840.0}
+CANDIDATES = {
+    "cpu": ("eager", "eager+compiled", "eager+compiled+bf16"),
+    "cuda": (
+        "eager",
+        "auto",
+        "eager+compiled",
+        "auto+compiled",
+        "auto+graph",
+        "auto+compiled+graph",
+        "auto+compiled+graph+bf16",
     ),
 }
-# Milliseconds of TorchEasyRec 1.3.16 (torchrec on gloo) at these sizes on two cores of another run: for orientation.
-RECORDED_MS = {"dlrm": 82.0, "deepfm": 158.0, "dcn_v2": 123.0}
+WORDS = {"eager", "auto", "triton", "compiled", "graph", "bf16"}
 
 
-@dataclass(frozen=True)
-class Options:
-    """Sizes and repeats."""
-
-    models: tuple[str, ...] = tuple(MODELS)
-    rows: int = 100_000
-    batch: int = 4096
-    repeats: int = 15
-    out: str | None = None
-    """Also write the results as JSON here."""
-
-
-def batch_of(o: Options) -> Batch:
-    k = key(0)
-    dense = TensorDict({n: normal(fold_in(k, n), (o.batch, 1)) for n in DENSE}, [o.batch])
-    label = bernoulli(fold_in(k, "label"), 0.3, (o.batch,)).float()
-    ids = {n: randint(fold_in(k, n), o.batch, 0, o.rows) for n in IDS}
-    return Batch(ids, TensorDict({"dense": dense, "label": label}, [o.batch]))
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES), metavar="MODEL")
+    p.add_argument("--candidates", nargs="+", help="default: " + str(CANDIDATES))
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--rows", type=int, default=100_000, help="of every table")
+    p.add_argument("--batch", type=int, default=4096)
+    p.add_argument("--repeats", type=int, default=15)
+    p.add_argument("--out", type=Path, help="also write the results as JSON here")
+    o = p.parse_args()
+    o.candidates = o.candidates or CANDIDATES[o.device]
+    odd = [c for c in o.candidates if not set(c.split("+")) <= WORDS]
+    if odd:
+        p.error(f"candidates {odd}: expected words of {sorted(WORDS)}, joined by +")
+    return o
 
 
-def make(name: str, o: Options, **options: Any) -> Step:
-    model = MODELS[name]()
-    wide = [g.name for g in model.groups if g.name == "wide"]
-    spec = spec_for(model.groups, dict.fromkeys(IDS, o.rows), private=wide)
-    store = rowwise_store(spec, rowwise.rowwise_adagrad(0.01), compile=options.get("compile", False))
-    return make_step(model, store, optim.adam(1e-3), bce, **options)
+def make(name: str, candidate: str, o: argparse.Namespace) -> Step:
+    case, words = CASES[name], candidate.split("+")
+    impl = next((w for w in words if w in ("auto", "triton")), "reference")
+    model, compiled = case.model(impl), "compiled" in words
+    store = rowwise_store(case.spec(model, o.rows), rowwise.rowwise_adagrad(0.01), compile=compiled)
+    return make_step(
+        model,
+        store,
+        optim.adam(1e-3),
+        bce if case.objective is None else None,
+        objective=case.objective and case.objective(model),
+        precision="bf16" if "bf16" in words else "fp32",
+        compile=compiled,
+        check_finite=o.device == "cpu",
+        cuda_graph="graph" in words,
+    )
 
 
-def check(a: Step, b: Step, batch: Batch, tolerance: float) -> None:
-    """Three steps of both from the same start: the weights must have moved by the same amount, up to ``tolerance``."""
-    states = [s.init(key(1)) for s in (a, b)]
-    start = [x.clone() for x in tree.leaves(states[0].params)]
+def weights(ts: TrainState) -> dict[str, Tensor]:
+    dense = dict(zip(tree.paths(ts.params), tree.leaves(ts.params), strict=True))
+    return dense | {f"tables.{name}": w for name, w in ts.tables["weights"].items()}
+
+
+def first_steps(step: Step, batch: Batch, device: str) -> tuple[dict[str, Tensor], float]:
+    """By how much three steps move every weight, and the peak memory in MiB (0 on a CPU)."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if device != "cpu" else 0
+    ts = step.init(key(1, device))
+    start = {n: x.clone() for n, x in weights(ts).items()} if device == "cpu" else None
     for _ in range(3):
-        states = [s.train(ts, batch)[0] for s, ts in zip((a, b), states, strict=True)]
-    for path, x0, x, y in zip(
-        tree.paths(states[0].params), start, *(tree.leaves(s.params) for s in states), strict=True
-    ):
-        error = float((x - y).norm() / (x - x0).norm())
-        if error > tolerance:
-            raise SystemExit(f"wrong answer: {path} moved differently, relative error {error:.2e}")
+        ts, _ = step.train(ts, batch)
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if device != "cpu" else 0.0
+    start = start or weights(step.init(key(1, device)))
+    return {n: x - start[n] for n, x in weights(ts).items()}, peak
 
 
-def bench(name: str, o: Options) -> dict[str, float]:
-    batch = batch_of(o)
-    steps = {
-        "eager": make(name, o),
-        "compiled": make(name, o, compile=True),
-        "compiled_bf16": make(name, o, compile=True, precision="bf16"),
-    }
-    check(steps["eager"], steps["compiled"], batch, 0.02)
-    check(steps["eager"], steps["compiled_bf16"], batch, 0.5)  # Adam turns small gradients' noise into whole steps
-    states = {label: s.init(key(1)) for label, s in steps.items()}
+def check(moved: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Every weight must have moved by the same amount, up to ``tolerance``; Adam makes whole steps of small noise."""
+    for name, x in moved.items():
+        error = float((x - expected[name]).norm() / expected[name].norm())
+        if not error <= tolerance:
+            raise SystemExit(f"wrong answer: {name} moved differently, relative error {error:.2e}")
 
-    def runner(label: str) -> Callable[[], None]:
+
+def bench(name: str, o: argparse.Namespace) -> dict[str, dict[str, float]]:
+    histories = any(g.sequences for g in CASES[name].model().groups)
+    batch = batch_of(o.batch, o.rows, histories).to(o.device)
+    expected, _ = first_steps(make(name, "eager", o), batch, o.device)
+    steps, peaks, states = {}, {}, {}
+    for c in o.candidates:
+        steps[c] = make(name, c, o)
+        moved, peaks[c] = first_steps(steps[c], batch, o.device)
+        check(moved, expected, 0.5 if "bf16" in c else 0.02 if o.device == "cpu" else 0.1)  # tf32 on the GPU
+        del moved
+    for c in o.candidates:
+        states[c] = steps[c].init(key(1, o.device))
+
+    def runner(c: str) -> Callable[[], None]:
         def one() -> None:
-            states[label], _ = steps[label].train(states[label], batch)
+            states[c], _ = steps[c].train(states[c], batch)
 
         return one
 
-    return machine.side_by_side({label: runner(label) for label in steps}, repeats=o.repeats)
+    ms = machine.side_by_side({c: runner(c) for c in o.candidates}, repeats=o.repeats, device=o.device)
+    return {c: {"ms": t} | ({"peak_mib": peaks[c]} if o.device != "cpu" else {}) for c, t in ms.items()}
+
+
+def main() -> None:
+    o = arguments()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    on = machine.name(o.device)
+    print(on, flush=True)
+    sizes = {"rows": o.rows, "batch": o.batch, "repeats": o.repeats}
+    command = shlex.join(["python", *sys.argv])
+    results: dict[str, Any] = {"command": command, "machine": on, **sizes, "models": {}}
+    for name in o.models:
+        torch.compiler.reset()
+        measured, ceilings = bench(name, o), machine.ceilings(o.device)
+        results["models"][name] = {"steps": measured, "ceilings": ceilings}
+        print("ceilings just after: " + ", ".join(f"{k} {v:.0f}" for k, v in ceilings.items()))
+        first = measured[o.candidates[0]]["ms"]
+        for c, r in measured.items():
+            line = f"{name:16s} {c:26s} {r['ms']:8.2f} ms {o.batch / r['ms'] * 1e3:11,.0f} rows/s"
+            line += f"  {first / r['ms']:5.2f}x {o.candidates[0]}"
+            if "peak_mib" in r:
+                line += f"  peak {r['peak_mib']:,.0f} MiB"
+            if name in RECORDED_MS and o.device == "cpu":
+                line += f"  {RECORDED_MS[name] / r['ms']:.1f}x TorchEasyRec's recorded {RECORDED_MS[name]:.0f} ms"
+            print(line, flush=True)
+        if o.out:
+            o.out.parent.mkdir(parents=True, exist_ok=True)
+            o.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
-    print(machine.name())
-    ceilings = machine.ceilings()
-    print("ceilings: " + ", ".join(f"{k} {v:.0f}" for k, v in ceilings.items()))
-    results: dict[str, Any] = {"machine": machine.name(), "ceilings": ceilings, "torch": torch.__version__}
-    for name in options.models:
-        ms = bench(name, options)
-        results[name] = ms
-        for label, t in ms.items():
-            rate, ratio = options.batch / t * 1e3, ms["eager"] / t
-            recorded = RECORDED_MS[name] / t
-            print(
-                f"{name:8s} {label:14s} {t:7.1f} ms  {rate:9,.0f} rows/s  {ratio:.2f}x eager"
-                f"  {recorded:.1f}x TorchEasyRec's recorded {RECORDED_MS[name]:.0f} ms"
-            )
-    if options.out:
-        with open(options.out, "w") as f:
-            json.dump(results, f, indent=1)
+    main()
