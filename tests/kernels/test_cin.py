@@ -53,14 +53,6 @@ def test_the_quadratic_is_the_bilinear_at_one_point(b: int, d: int, o: int, h: i
 
 
 @pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("kernels that the interpreter has loaded do not run on the GPU any more")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
-@pytest.fixture
 def kernels(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The kernels' files; what they do not write is NaN."""
     empty = torch.Tensor.new_empty
@@ -163,11 +155,7 @@ def test_both_forms_of_the_layer_agree_under_autocast() -> None:
         assert 1e-4 < float((y - exact).norm() / exact.norm()) < 2e-2
 
 
-def test_a_batch_too_large_for_32_bits_is_taken_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("the interpreter would spoil the kernels for the GPU")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_a_batch_too_large_for_32_bits_is_taken_in_halves(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from funcrec.kernels.gpu import cin as launchers
 
     monkeypatch.setattr(launchers, "MAX_ROWS", 5)

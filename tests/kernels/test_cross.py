@@ -71,14 +71,6 @@ def test_what_the_registers_do_not_hold_falls_back() -> None:
         layer.cross(params, torch.zeros(1, 2), impl="triton")
 
 
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("kernels that the interpreter has loaded do not run on the GPU any more")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
 def test_every_plan_of_the_kernels(interpreter: None) -> None:
     """Rows of a wider matrix, a cotangent of one number a row, and a result that no plan changes beyond rounding."""
     kernels = importlib.import_module("funcrec.kernels.gpu.cross")

@@ -24,7 +24,6 @@ from funcrec.layers.din_jagged import din_attention_jagged
 from funcrec.layers.mlp import MLPConfig
 from tests.kernels.cases_din import Sizes, arguments
 from tests.kernels.test_transforms import assert_near, to
-from tests.kernels.test_transforms import interpreter as interpreter
 from tests.kernels.transforms import floats
 from tests.layers.cases import F64, jitter, noise
 

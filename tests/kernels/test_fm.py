@@ -48,14 +48,6 @@ def test_too_many_components_fall_back() -> None:
         layer.fm(x, impl="triton")
 
 
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("kernels that the interpreter has loaded do not run on the GPU any more")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
 @pytest.mark.parametrize("held", [0, 320])
 def test_every_plan_of_the_kernels(held: int, interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fields of a larger batch, and a cotangent of one number a sample."""

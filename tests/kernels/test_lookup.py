@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from funcrec.core.random import fold_in, key, normal, randint, uniform
 from funcrec.kernels import lookup
+from tests.kernels.interpreter import interpreting
 
 
 def bags(lengths: list[int], rows: int, dim: int, weighted: bool):
@@ -28,10 +29,8 @@ def bags(lengths: list[int], rows: int, dim: int, weighted: bool):
 )
 def test_every_bag_is_the_sum_of_its_rows(lengths, dim, weighted, which) -> None:
     """Two and more programs, each of a few bags: empty ones, long ones beside short ones."""
-    pytest.importorskip("triton")
     weight, ids, offsets, factors = bags(lengths, 11, dim, weighted)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")  # before the import: kernels are interpreted or not for good
+    with interpreting():
         from funcrec.kernels.gpu import lookup as kernel
 
         out = kernel.pooled(weight, ids, offsets, factors, kernel.PLANS[which % len(kernel.PLANS)])

@@ -20,6 +20,7 @@ from funcrec.kernels import registry
 from funcrec.optim import rowwise
 from funcrec.optim.schedules import linear_decay
 from tests.embedding.strategies import problems
+from tests.kernels.interpreter import interpreting
 
 DECAY: Any = {"eps": 1e-4, "weight_decay": 0.1}
 RULES = {
@@ -40,9 +41,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 @contextmanager
 def interpreter(**plan: int) -> Iterator[None]:
     """Kernels in Triton's interpreter, in tiles so small that a run of equal ids crosses many of them."""
-    pytest.importorskip("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")  # before the import: kernels are interpreted or not for good
+    with interpreting(), pytest.MonkeyPatch.context() as patch:
         from funcrec.kernels.gpu import rows
 
         patch.setattr(rows, "PLANS", (rows.Plan(**{"per_thread": 1, "tiles": 2, "parts": 8, **plan}),))

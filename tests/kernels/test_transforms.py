@@ -60,14 +60,6 @@ def test_every_op_is_a_case() -> None:
     assert covered == set(primitive.names())
 
 
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("kernels that the interpreter has loaded do not run on the GPU any more")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @each_case
 def test_kernels_in_the_interpreter(case: OpCase, dtype: torch.dtype, interpreter: None) -> None:
