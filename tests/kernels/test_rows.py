@@ -178,7 +178,8 @@ def one_table(rows: int = 4, dim: int = 3) -> EmbeddingSpec:
 
 def steps(store, batches: list[list[int]], device: str = "cpu"):
     tables = store.init(key(0, device))
-    for ids in batches:
+    for i, ids in enumerate(batches):
+        tables["scale"].fill_(1.0 / (1 + i))  # of the learning rate: another one in every step
         emb, touched = store.lookup(tables, {"f": torch.tensor(ids, device=device)})
         tables = store.update(tables, touched, emb.apply(lambda x: 0.5 + torch.zeros_like(x)))
     return tables
@@ -264,8 +265,9 @@ def test_a_captured_step_is_the_eager_one(name) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    for batch in batches[1:]:
+    for i, batch in enumerate(batches[1:], start=1):
         ids.copy_(batch)
+        held["scale"].fill_(1.0 / (1 + i))  # as `steps` does
         graph.replay()
     assert int(held["step"]) == len(batches)
     torch.testing.assert_close(held["weights"]["dim3"], tables["weights"]["dim3"], rtol=1e-5, atol=1e-6)
