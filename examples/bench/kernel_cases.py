@@ -126,7 +126,7 @@ def crosses_v2(b: int, d: int, n_layers: int, rank: int) -> Make:
 def mask_nets(b: int, d: int, hidden: int, blocks: int) -> Make:
     def make(dtype: torch.dtype, device: str) -> Case:
         configs = (MaskBlockConfig(hidden_dim=hidden),) * blocks
-        call = lambda p, impl: lambda x: mask_net(p, x, configs, train=True)  # noqa: E731
+        call = lambda p, impl: lambda x: mask_net(p, x, configs)  # noqa: E731
         params, layer, names = _tree_case(init_mask_net(key(0), d, configs), call, dtype, device)
         parts = [f"{a}.{c}" for a in ("aggregate", "project", "hidden", "norm") for c in ("weight", "bias")]
         of_blocks = [f"blocks.{k}.{part}" for k in range(blocks) for part in parts]

@@ -44,7 +44,7 @@ CANDIDATES = {
         "auto",
         "eager+compiled",
         "auto+compiled",
-        "auto+graph",
+        "eager+compiled+graph",
         "auto+compiled+graph",
         "auto+compiled+graph+bf16",
     ),
@@ -122,7 +122,7 @@ def bench(name: str, o: argparse.Namespace) -> dict[str, dict[str, float]]:
     for c in o.candidates:
         steps[c] = make(name, c, o)
         moved, peaks[c] = first_steps(steps[c], batch, o.device)
-        check(moved, expected, 0.5 if "bf16" in c else 0.02 if o.device == "cpu" else 0.1)  # tf32 on the GPU
+        check(moved, expected, 0.5 if "bf16" in c else 0.02 if o.device == "cpu" else 0.2)  # tf32 on the GPU
         del moved
     for c in o.candidates:
         states[c] = steps[c].init(key(1, o.device))

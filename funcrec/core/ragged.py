@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from funcrec.core.errors import ShapeError, fail
@@ -140,13 +141,28 @@ class Nested:
 Ids = Mapping[str, Tensor | Ragged | Nested]
 
 
+def rows_at(x: Tensor, index: Tensor) -> Tensor:
+    """``out[i] = x[index[i]]``; ``[rows, ...], [n] -> [n, ...]``: the adjoint of :func:`segment_sum`.
+
+    Index and sum are written so that inductor compiles forward over reverse right: it takes an addition to zeros
+    without a tangent, such as ``index_select`` has behind it, for one in place in memory of a single number (silently
+    wrong on a GPU with torch 2.11, an error or a crash with 2.13).
+    """
+    if x.dim() == 2:
+        return F.embedding(index, x)
+    return F.embedding(index, x.flatten(1) if x.dim() > 2 else x.unsqueeze(1)).reshape(-1, *x.shape[1:])
+
+
 def segment_sum(values: Tensor, segments: Tensor, n: int) -> Tensor:
     """``out[s] = Σ_{i: segments[i] = s} values[i]``; ``[nnz, ...] -> [n, ...]``; empty segments give 0.
 
     Half precision is summed in float32: one by one, a thousand small numbers would stop to count.
     """
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    return wide.new_zeros(n, *values.shape[1:]).index_add(0, segments, wide).to(values.dtype)
+    zeros = wide.new_zeros(n, *values.shape[1:])
+    if wide.is_floating_point():
+        zeros = zeros + wide[:0].sum(0)  # zeros with a tangent: see rows_at
+    return zeros.index_add(0, segments, wide).to(values.dtype)
 
 
 def segment_mean(values: Tensor, segments: Tensor, n: int, weights: Tensor | None = None) -> Tensor:

@@ -28,7 +28,13 @@ def tree(items: Mapping[str, Tensor | Mapping | TensorDict] | TensorDict | None 
 
 def leaves(t: TensorDict) -> list[Tensor]:
     """The tensors of a tree in path order."""
-    return cast(list[Tensor], list(t.values(include_nested=True, leaves_only=True)))
+    found: list[Tensor] = []  # a quarter of the time of TensorDict.values(True, True)
+    for value in t.values():
+        if isinstance(value, Tensor):
+            found.append(value)
+        else:
+            found.extend(leaves(cast(TensorDict, value)))
+    return found
 
 
 def paths(t: TensorDict) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import DataError, ShapeError, fail
-from funcrec.core.ragged import Ids, Nested, Ragged, segment_sum
+from funcrec.core.ragged import Ids, Nested, Ragged, rows_at, segment_sum
 from funcrec.embedding.ranges import check_range, on_device
 from funcrec.embedding.spec import EmbeddingSpec
 
@@ -105,7 +105,7 @@ def pad_histories(
     """``[B, T, Σ dims]`` of each sequence group, zero at padded steps; ``steps`` with the names of their stacks."""
     parts: dict[str, dict[int, Tensor]] = {group.name: {} for group in spec.sequences}
     for stack, s in steps:
-        values = weights[stack].index_select(0, s.rows)
+        values = rows_at(weights[stack], s.rows)
         if s.factors is not None:
             values = values * s.factors.to(values.dtype).unsqueeze(-1)
         padded = segment_sum(values, s.places, batch * s.length)

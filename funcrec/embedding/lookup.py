@@ -44,7 +44,7 @@ def _stack_values(weight: Tensor, touched: StackTouched, impl: Impl) -> Tensor:
 def _columns(spec: EmbeddingSpec, group: EmbeddingGroup) -> list[tuple[str, int]]:
     """For each lookup of the group: its stack's name and its column there."""
     stacks = [spec.stack_of[lk.table] for lk in group.lookups]
-    return [(s.name, s.lookups.index(lk)) for s, lk in zip(stacks, group.lookups, strict=True)]
+    return [(s.name, s.columns[lk]) for s, lk in zip(stacks, group.lookups, strict=True)]
 
 
 def _take(values: Tensor, columns: list[int]) -> Tensor:

@@ -90,6 +90,11 @@ class Stack:
             total += t.rows
         return ends
 
+    @cached_property
+    def columns(self) -> dict[Lookup, int]:
+        """The place of each lookup."""
+        return {lk: i for i, lk in enumerate(self.lookups)}
+
     @property
     def rows(self) -> int:
         return sum(t.rows for t in self.tables)
@@ -126,7 +131,7 @@ class EmbeddingSpec:
                     what = f"group {group.name!r}, feature {lookup.feature!r}: pooling"
                     fail(ConfigError, what, got=repr(lookup.pooling), expected="'sum' or 'mean'")
         # Fill the caches now: torch.compile cannot trace the lock that fills them.
-        _ = self.stack_of, [s.offsets for s in self.stacks]
+        _ = self.stack_of, [(s.offsets, s.columns) for s in self.stacks]
 
     @property
     def every_group(self) -> tuple[EmbeddingGroup | SequenceGroup, ...]:

@@ -61,7 +61,8 @@ def stacked_rows(stack: Stack, ids: Ids, batch: int, dtype: torch.dtype, check_i
         fail(ShapeError, f"features {nested}", got="a bag of ids a step", expected="ids to pool: list it in a sequence")
     single = [lk for lk in stack.lookups if isinstance(ids[lk.feature], Tensor)]
     bagged = [lk for lk in stack.lookups if isinstance(ids[lk.feature], Ragged)]
-    order = tuple([*single, *bagged].index(lk) for lk in stack.lookups)
+    place = {lk: i for i, lk in enumerate([*single, *bagged])}
+    order = tuple(place[lk] for lk in stack.lookups)
     matrix = bags = None
     if single:
         columns = torch.stack([ids[lk.feature] for lk in single], dim=1)  # type: ignore[misc]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
 
-from funcrec.core.ragged import segment_sum
+from funcrec.core.ragged import rows_at, segment_sum
 
 # By name: the activation, and its derivative in terms of its value.
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -50,7 +50,7 @@ def _softmax(scores: Tensor, sample: Tensor, real: Tensor, n: int) -> Tensor:
     largest = masked.new_zeros(n).scatter_reduce(0, sample, masked, "amax", include_self=False)
     exponentials = torch.where(real, torch.exp(torch.where(real, wide - largest[sample], 0.0)), 0.0)
     total = segment_sum(exponentials, sample, n)
-    return torch.where(real, exponentials / torch.where(real, total[sample], 1.0), 0.0).to(scores.dtype)
+    return torch.where(real, exponentials / torch.where(real, rows_at(total, sample), 1.0), 0.0).to(scores.dtype)
 
 
 def _forward(
@@ -60,8 +60,8 @@ def _forward(
     f, _ = ACTIVATIONS[activation]
     sample, real = _owners(starts, lengths, keys.shape[0])
     column = rearrange(real, "n -> n 1")
-    key, query = torch.where(column, keys, 0.0), q.index_select(0, sample)
-    mapped = a.index_select(0, sample) + F.linear(key, by_key) + F.linear(query * key, by_product)
+    key, query = torch.where(column, keys, 0.0), rows_at(q, sample)
+    mapped = rows_at(a, sample) + F.linear(key, by_key) + F.linear(query * key, by_product)
     first = f(mapped)
     second = f(F.linear(first, w2, b2))
     # A softmax does not see a number that all scores share: with this zero, its gradient is 0 to the last bit.
@@ -90,11 +90,11 @@ def din_vjp(
     s = _forward(a, q, keys, starts, lengths, by_key, by_product, w2, b2, w3, b3, activation, softmax)
     _, slope = ACTIVATIONS[activation]
     n = a.shape[0]
-    c_step = c.index_select(0, s.sample)
+    c_step = rows_at(c, s.sample)
     d_weight = einsum(c_step, s.key, "n d, n d -> n")
     if softmax:
         weight = rearrange(s.weight, "n 1 -> n")
-        d_score = weight * (d_weight - segment_sum(weight * d_weight, s.sample, n).index_select(0, s.sample))
+        d_score = weight * (d_weight - rows_at(segment_sum(weight * d_weight, s.sample, n), s.sample))
     else:
         d_score = torch.where(rearrange(s.real, "n 1 -> n"), d_weight, 0.0)
     d_second = einsum(d_score, w3, "n, h -> n h") * slope(s.second)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from funcrec.core.ragged import Ragged, segment_sum
+from funcrec.core.ragged import Ragged, rows_at, segment_sum
 from funcrec.kernels.primitive import Args, linear_jvp, primitive
 
 
@@ -26,7 +26,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def pooled_reference(weight: Tensor, ids: Tensor, offsets: Tensor, factors: Tensor | None) -> Tensor:
     """``[rows, D], [nnz], [bags + 1], [nnz] -> [bags, D]``; half precision is summed in float32 and rounded once."""
-    rows = weight.index_select(0, ids)
+    rows = rows_at(weight, ids)
     if factors is not None:
         rows = _wide(rows) * factors.to(_wide(rows).dtype).unsqueeze(-1)
     return segment_sum(rows, Ragged(ids, offsets).segments(), offsets.shape[0] - 1).to(weight.dtype)
@@ -34,14 +34,13 @@ def pooled_reference(weight: Tensor, ids: Tensor, offsets: Tensor, factors: Tens
 
 def _pooled_vjp(args: Args, cotangents: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     weight, ids, offsets, factors = args
-    d = _wide(cotangents[0].index_select(0, Ragged(ids, offsets).segments()))
+    d = _wide(rows_at(cotangents[0], Ragged(ids, offsets).segments()))
     d_weight = d_factors = None
     if needs[0]:
         summands = d if factors is None else d * factors.to(d.dtype).unsqueeze(-1)
-        zeros = summands.new_zeros(weight.shape)
-        d_weight = zeros.index_add(0, ids, summands).to(weight.dtype)
+        d_weight = segment_sum(summands, ids, weight.shape[0]).to(weight.dtype)
     if needs[3]:
-        d_factors = (_wide(weight.index_select(0, ids)) * d).sum(-1).to(factors.dtype)
+        d_factors = (_wide(rows_at(weight, ids)) * d).sum(-1).to(factors.dtype)
     return [d_weight, None, None, d_factors]
 
 
@@ -56,13 +55,12 @@ pooled: Callable[..., Tensor] = primitive(
 
 def gathered_reference(weight: Tensor, ids: Tensor) -> Tensor:
     """``[rows, D], [n] -> [n, D]``."""
-    return weight.index_select(0, ids)  # ten times faster than weight[ids] on CPU
+    return rows_at(weight, ids)  # ten times faster than weight[ids] on CPU
 
 
 def _gathered_vjp(args: Args, cotangents: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     weight, ids = args
-    (c,) = cotangents
-    d_weight = _wide(c).new_zeros(weight.shape).index_add(0, ids, _wide(c)).to(weight.dtype) if needs[0] else None
+    d_weight = segment_sum(cotangents[0], ids, weight.shape[0]) if needs[0] else None
     return [d_weight, None]
 
 

@@ -182,8 +182,13 @@ def _differentiable(
     Function.__name__ = Function.__qualname__ = name
 
     def autograd(*args: Any) -> Any:
-        if jvp is None and any(isinstance(a, Tensor) and _has_tangent(a) for a in args):
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        tangents = any(_has_tangent(t) for t in tensors)
+        if jvp is None and tangents:
             return _contiguous(reference(*args))
+        if not tangents and not any(t.requires_grad for t in tensors):
+            with torch._C._AutoDispatchBelowAutograd():  # nothing to record: compiled code always comes here
+                return op(*args)
         with enable_single_level_autograd_function():
             return Function.apply(*args)  # type: ignore[attr-defined]
 

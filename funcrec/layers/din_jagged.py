@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, ShapeError, fail
-from funcrec.core.ragged import Ragged, segment_sum
+from funcrec.core.ragged import Ragged, rows_at, segment_sum
 from funcrec.kernels import registry
 from funcrec.layers.attention_mlp import attend_by_op, use_op
 from funcrec.layers.din_attention import DINEncoder, din_blocks, din_scores
@@ -48,7 +48,7 @@ def _attend_jagged(
         mask = torch.arange(values.shape[0], device=values.device) - keys.offsets[segments] < config.max_seq_length
         values = torch.where(rearrange(mask, "v -> v 1"), values, 0.0)  # as in real_steps: a NaN outlives a weight of 0
     scores, state = din_scores(
-        params, query, n, values, lambda row: row[segments], state, config, key=key, train=train, mask=mask
+        params, query, n, values, lambda row: rows_at(row, segments), state, config, key=key, train=train, mask=mask
     )
     if not config.softmax:
         return torch.where(mask, scores, 0.0), values, state
@@ -58,7 +58,7 @@ def _attend_jagged(
     largest = masked.new_zeros(n).scatter_reduce(0, segments, masked, "amax", include_self=False)
     exponentials = torch.where(mask, torch.exp(torch.where(mask, wide - largest[segments], 0.0)), 0.0)
     total = segment_sum(exponentials, segments, n)
-    return (exponentials / total[segments]).to(scores.dtype), values, state
+    return (exponentials / rows_at(total, segments)).to(scores.dtype), values, state
 
 
 def din_attention_weights_jagged(

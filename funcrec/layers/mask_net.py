@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.errors import ConfigError, ShapeError, fail
 from funcrec.core.random import child, fold_in
 from funcrec.core.tree import map_leaves, tree
-from funcrec.layers.dropout import dropout
-from funcrec.layers.linear import linear
 from funcrec.layers.mask_block import MaskBlockConfig, init_mask_block, mask_block
 from funcrec.layers.norm import init_layer_norm, layer_norm
 
@@ -85,46 +83,6 @@ def _check(params: TensorDict, x: Tensor, blocks: Sequence[MaskBlockConfig], par
         fail(ShapeError, "mask_net: (output, input) of each block", got=asked, expected=held, fix=fix)
 
 
-def merged_blocks(
-    params: TensorDict,
-    x: Float[Tensor, "b n"],
-    mask_input: Float[Tensor, "b m"],
-    blocks: Sequence[MaskBlockConfig],
-    *,
-    key: Tensor | None = None,
-    train: bool = False,
-) -> Float[Tensor, "b h"]:
-    """``[B_1(x); …; B_K(x)]`` of blocks alike: one product for all mask generators, then batches of K products.
-
-    Fewer and larger launches on a GPU. On a CPU it is the slower form: 5 % with the first product alone, 56 % with all
-    three, in float32 at K = 3, n = 429, h = 512.
-
-    Shape: as :func:`mask_net`'s blocks; the parameters are ``params["blocks"]`` of :func:`init_mask_net`.
-    """
-    names = [str(i) for i in range(len(blocks))]
-
-    def each(part: str, leaf: str) -> Tensor:
-        return torch.stack([params[name][part][leaf] for name in names])
-
-    def linear_each(part: str, x: Tensor) -> Tensor:  # blocks first: batches of products, without a copy
-        y = einsum(x, each(part, "weight"), "k b i, k o i -> k b o")
-        return y + rearrange(each(part, "bias"), "k o -> k 1 o") if part != "hidden" or blocks[0].bias else y
-
-    first = {leaf: rearrange(each("aggregate", leaf), "k a ... -> (k a) ...") for leaf in ("bias", "weight")}
-    hidden = rearrange(torch.relu(linear(tree(first), mask_input)), "b (k a) -> k b a", k=len(names))
-    products = linear_each("hidden", x * linear_each("project", hidden))
-    outputs = []
-    for name, block, y in zip(names, blocks, products, strict=True):
-        y = layer_norm(params[name]["norm"], y) if block.norm else y
-        outputs.append(dropout(torch.relu(y), block.dropout, key=child(key, name), train=train))
-    return torch.cat(outputs, dim=1)
-
-
-def alike(n_in: int, blocks: Sequence[MaskBlockConfig]) -> bool:
-    """Whether there are several blocks, and parallel ones of these widths could be stacked."""
-    return len(blocks) > 1 and len({(b.aggregation(n_in), b.hidden_dim, b.bias, b.norm) for b in blocks}) == 1
-
-
 def mask_net(
     params: TensorDict,
     x: Float[Tensor, "b n"],
@@ -156,9 +114,6 @@ def mask_net(
             y = rearrange(layer_norm(norm, fields), "b f d -> b (f d)")
         else:
             y = layer_norm(norm, x)
-    # In training only: on an H100 an earlier layout of this form won with gradients (0.9x) and lost without (1.2x).
-    if parallel and train and x.is_cuda and alike(x.shape[-1], blocks):
-        return merged_blocks(params["blocks"], y, x, blocks, key=key, train=train)
     outputs = []
     for i, block in enumerate(blocks):
         name = str(i)

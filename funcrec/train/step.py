@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from funcrec.core.errors import ConfigError, fail
 from funcrec.core.model import Model, Objective
 from funcrec.core.random import fold_in
 from funcrec.embedding import rows
+from funcrec.embedding.rows import Gradient
 from funcrec.embedding.store import Store
 from funcrec.optim import Optimizer
 from funcrec.train.clipping import clip
@@ -24,6 +26,10 @@ from funcrec.train.finite import fail_non_finite
 from funcrec.train.graph import captured
 from funcrec.train.precision import Precision, autocast, init_loss_scale, next_loss_scale
 from funcrec.train.state import TrainState
+
+# torch 2.11's inductor pads large intermediate arrays on a GPU and then reads some of them as if it had not: einsums
+# under vmap came out wrong, silently.
+INDUCTOR = {"comprehensive_padding": False}
 
 Loss = Callable[..., Tensor]
 """``loss(logits, labels, weights) -> scalar``, a mean over the batch: any function of ``funcrec.losses``."""
@@ -118,13 +124,14 @@ def make_step(
     if minimized is None or (loss is not None and objective is not None):
         fail(ConfigError, "make_step: loss and objective", got="both" if loss else "neither", expected="one of them")
 
-    def scaled(params, emb, features, state, key, loss_scale):
+    def scaled(params, emb, features, state, key, number, loss_scale):
+        key = fold_in(key, number)  # here, where it is compiled or captured: on a GPU a hash is dozens of launches
         with autocast(precision, emb.device or features["label"].device):
             value, (logits, state) = minimized(params, emb, features, state, key)
         return value * loss_scale, (value, logits, state)
 
     eager = grad_and_value(scaled, argnums=(0, 1), has_aux=True)
-    fast = torch.compile(eager, fullgraph=True, dynamic=False) if compile else eager
+    fast = torch.compile(eager, fullgraph=True, dynamic=False, options=INDUCTOR) if compile else eager
     fast = captured(fast) if cuda_graph else fast
 
     def init(key: Tensor) -> TrainState:
@@ -143,13 +150,15 @@ def make_step(
         device = ts.key.device
         return batch if batch.features["label"].device == device else batch.to(device, non_blocking=True)
 
-    def gradients(ts: TrainState, batch: Batch, key: Tensor, state: TensorDict, loss_scale: Tensor, keep: bool):
+    def gradients(
+        ts: TrainState, batch: Batch, key: tuple[Tensor, Tensor], state: TensorDict, loss_scale: Tensor, keep: bool
+    ) -> tuple[Any, list[Tensor], Gradient, TensorDict]:
         batch = on_device(ts, batch)
         emb, touched = store.lookup(ts.tables, batch.ids)
         whole = compile_rows is None or len(batch) == compile_rows
         differentiate = fast if whole else eager
         (d_params, d_emb), (_, (value, logits, state)) = differentiate(
-            ts.params, emb, batch.features, state, key, loss_scale
+            ts.params, emb, batch.features, state, *key, loss_scale
         )
         if cuda_graph and whole:  # the next replay overwrites its outputs: what outlives this step is copied
             value, state = value.clone(), state.clone()
@@ -163,16 +172,19 @@ def make_step(
     def train(ts: TrainState, batch: Batch | Sequence[Batch]) -> tuple[TrainState, dict[str, Any]]:
         batches = [batch] if isinstance(batch, Batch) else list(batch)
         # Numbers that are kept on the CPU are filled in on the device: a copy would wait for it.
-        key = fold_in(ts.key, int(ts.step))
-        scale = float(ts.loss_scale.get("scale", 1.0))
-        loss_scale = torch.full((), scale, dtype=torch.get_default_dtype(), device=ts.key.device)
+        filled = partial(torch.full, (), device=ts.key.device)
+        step, scale = int(ts.step), float(ts.loss_scale.get("scale", 1.0))
+        loss_scale = filled(scale, dtype=torch.get_default_dtype())
+        # Of one batch the key of the step, of each of several a child of it.
+        keys = [(ts.key, filled(step, dtype=torch.int64))]
+        if len(batches) > 1:
+            keys = [(fold_in(ts.key, step), filled(i, dtype=torch.int64)) for i in range(len(batches))]
         total: Any = 0.0
         state = ts.state
         d_params: Sequence[Tensor] = []
         d_tables = []
         for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
-            micro_key = key if len(batches) == 1 else fold_in(key, i)
-            value, d_leaves, d_rows, state = gradients(ts, micro, micro_key, state, loss_scale, len(batches) > 1)
+            value, d_leaves, d_rows, state = gradients(ts, micro, keys[i], state, loss_scale, len(batches) > 1)
             total += value * share
             factor = share / scale
             if factor != 1.0:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funcrec.core.errors import ShapeError
-from funcrec.core.ragged import Nested, Ragged, segment_mean, segment_sum
+from funcrec.core.ragged import Nested, Ragged, rows_at, segment_mean, segment_sum
 
 rows = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8)
 
@@ -76,3 +76,22 @@ def test_nested_rows_are_taken_with_all_their_bags(histories, data):
     assert y.lengths.tolist() == [len(histories[i]) for i in index]
     with pytest.raises(ShapeError, match="nested offsets"):
         Nested(x.bags, x.offsets.float())
+
+
+@given(rows, st.data())
+def test_rows_at_takes_rows_and_is_the_adjoint_of_segment_sum(rs, data):
+    x = ragged(rs)
+    segments, n = x.segments(), len(x)
+    inner = data.draw(st.sampled_from([(), (3,), (2, 3)]))
+    row, value = (torch.randn(k, *inner, dtype=torch.float64) for k in (n, segments.shape[0]))
+    taken = rows_at(row, segments)
+    assert torch.equal(taken, row[segments])
+    torch.testing.assert_close((taken * value).sum(), (row * segment_sum(value, segments, n)).sum())
+
+
+def test_forward_over_reverse_of_rows_and_sums_compiles_with_inductor():
+    w, direction = torch.randn(2, 37, 5)
+    ids, segments = torch.randint(37, (50,)), torch.randint(9, (50,))
+    loss = lambda w: torch.sin(segment_sum(rows_at(w, ids), segments, 9)).square().sum()  # noqa: E731
+    hvp = lambda w: torch.func.jvp(torch.func.grad(loss), (w,), (direction,))[1]  # noqa: E731
+    torch.testing.assert_close(torch.compile(hvp, fullgraph=True)(w), hvp(w), rtol=1e-4, atol=1e-5)

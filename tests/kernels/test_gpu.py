@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from funcrec.kernels import cross, dot, fm, lookup, wukong
+from funcrec.train.step import INDUCTOR
 from tests.kernels.cases import OpCase
 from tests.kernels.test_transforms import assert_near, each_case, run, to
 from tests.kernels.transforms import COMPILED, TRANSFORMS, WHOLE_JACOBIANS, floats, of_floats, outputs
@@ -81,10 +82,11 @@ def test_compiled_as_one_graph(case: OpCase, backend: str) -> None:
     def everything(op: Any, *v: Tensor) -> dict[str, Any]:
         return {t: TRANSFORMS[t](of_floats(op, args), v) for t in COMPILED}
 
-    got = torch.compile(lambda *v: everything(case.op, *v), fullgraph=True, backend=backend)(*values)
+    options = INDUCTOR if backend == "inductor" else None
+    got = torch.compile(lambda *v: everything(case.op, *v), fullgraph=True, backend=backend, options=options)(*values)
     wide = to(args, torch.float64)
     expected = {t: TRANSFORMS[t](of_floats(case.reference, wide), [wide[i] for i in floats(wide)]) for t in COMPILED}
-    assert_near(got, expected, 2e-4, everything(case.reference, *values))
+    assert_near(got, expected, 5e-4, everything(case.reference, *values))
 
 
 def _beyond(*shape: int) -> Tensor:

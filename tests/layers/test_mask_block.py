@@ -14,10 +14,10 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, KeyMissingError, ShapeError
 from funcrec.core.init import Constant
-from funcrec.core.random import fold_in, key
-from funcrec.core.tree import count, leaves, paths, tree
+from funcrec.core.random import key
+from funcrec.core.tree import count, paths, tree
 from funcrec.layers.mask_block import MaskBlockConfig, init_mask_block, mask_block
-from funcrec.layers.mask_net import alike, block_inputs, init_mask_net, mask_net, merged_blocks
+from funcrec.layers.mask_net import block_inputs, init_mask_net, mask_net
 from funcrec.layers.norm import layer_norm
 from tests.layers.cases import F64, jitter, noise
 
@@ -117,29 +117,6 @@ def test_parallel_blocks_are_single_blocks_side_by_side(net: dict[str, Any]) -> 
     params, x, y = built(net, parallel=True)
     blocks = [mask_block(params["blocks", str(i)], y, x, block) for i, block in enumerate(net["blocks"])]
     torch.testing.assert_close(mask_net(params, x, net["blocks"]), torch.cat(blocks, dim=1))
-
-
-@given(st.integers(2, 4), widths, widths, widths, st.booleans(), st.booleans(), st.booleans())
-def test_merged_blocks_are_single_blocks_side_by_side(k, n, h, a, bias, norm, dropped) -> None:
-    rates = [0.5, 0.0, 0.2, 0.7] if dropped else [0.0] * 4
-    blocks = [MaskBlockConfig(hidden_dim=h, aggregation_dim=a, bias=bias, norm=norm, dropout=r) for r in rates[:k]]
-    assert alike(n, blocks)
-    assert not alike(n, [*blocks, MaskBlockConfig(hidden_dim=h, aggregation_dim=a + 1, bias=bias, norm=norm)])
-    params = jitter(init_mask_net(key(0), n, blocks, dtype=F64))["blocks"]
-    x, m, d = noise(1, 3, n), noise(2, 3, n), noise(3, 3, k * h)
-
-    def merged(params: TensorDict, x: Tensor, m: Tensor) -> Tensor:
-        return (merged_blocks(params, x, m, blocks, key=key(7), train=True) * d).sum()
-
-    def apart(params: TensorDict, x: Tensor, m: Tensor) -> Tensor:
-        of = lambda i, b: mask_block(params[str(i)], x, m, b, key=fold_in(key(7), str(i)), train=True)  # noqa: E731
-        return (torch.cat([of(i, b) for i, b in enumerate(blocks)], dim=1) * d).sum()
-
-    torch.testing.assert_close(merged(params, x, m), apart(params, x, m))
-    ours, theirs = (torch.func.grad(f, argnums=(0, 1, 2))(params, x, m) for f in (merged, apart))
-    assert paths(ours[0]) == paths(theirs[0])
-    for a_, b_ in zip([*leaves(ours[0]), *ours[1:]], [*leaves(theirs[0]), *theirs[1:]], strict=True):
-        torch.testing.assert_close(a_, b_)
 
 
 @given(nets)
