@@ -27,6 +27,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -103,7 +104,8 @@ def primitive(
 
     def on_cuda(*args: Any) -> Any:
         device = next(a.device for a in args if isinstance(a, Tensor))
-        with torch.cuda.device(device):
+        elsewhere = device.index != torch.cuda.current_device()
+        with torch.cuda.device(device) if elsewhere else nullcontext():
             try:
                 return _launcher(kernel)(*args)
             except Exception as e:

@@ -106,7 +106,7 @@ mix_vjp = primitive(
     _mix_vjp,
     "wukong_mix:mix_vjp",
 )
-MAX_FIELDS, MAX_DIM, MAX_COMPRESSED = 128, 128, 64
+MAX_FIELDS, MAX_DIM, MAX_COMPRESSED, LEAST_NUMBERS = 128, 128, 64, 4096
 
 
 def unsupported(x: Tensor, compress: Tensor) -> str | None:
@@ -128,3 +128,10 @@ def unsupported_layer(x: Tensor, compress: Tensor, n_out: int, residual: Tensor 
     if x.dtype == torch.float32 and residual is not None and max(x.shape[1], n_out) * x.shape[2] > MAX_DIM * 64:
         return "a residual matrix in float32 over more than 64 fields of 128 components: no room on the chip"
     return unsupported(x, compress)
+
+
+def slower(x: Tensor) -> str | None:
+    """Why the einops form is the faster one; None if it is not."""
+    # Measured on an H100: 128 x 128 takes 0.77 of the einops form's time, 27 x 16 takes 1.08.
+    small = x.shape[1] * x.shape[2] < LEAST_NUMBERS
+    return f"less than {LEAST_NUMBERS} numbers a sample, for which launches cost more than memory" if small else None

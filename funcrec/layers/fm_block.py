@@ -75,7 +75,8 @@ def _products(compress: TensorDict, x: Tensor, compressed: Tensor | None, impl: 
     if compressed is None:
         weight = compress["weight"]
         why_not = registry.wukong.unsupported(x, weight)
-        if registry.use("fm_block", impl, x, weight, unsupported=why_not, slower=registry.without_tf32(x)):
+        slower = registry.without_tf32(x) or registry.wukong.slower(x)
+        if registry.use("fm_block", impl, x, weight, unsupported=why_not, slower=slower):
             fields, matrix = registry.cast(x, weight)
             return registry.wukong.products(fields, matrix)
         compressed = linear_compress(compress, x)

@@ -126,7 +126,8 @@ def wukong_layer(
     matrix = None if residual is None else residual["weight"]
     why_not = registry.wukong.unsupported_layer(x, compress, config.output_fields, matrix)
     why_not = "no normalization" if norm is None else why_not
-    if registry.use("wukong_layer", impl, x, compress, lcb, unsupported=why_not, slower=registry.without_tf32(x)):
+    slower = registry.without_tf32(x) or registry.wukong.slower(x)
+    if registry.use("wukong_layer", impl, x, compress, lcb, unsupported=why_not, slower=slower):
         fmb, moved = fm_block(
             params["fmb"], x, state["fmb"], config.mlp, config.fmb, key=at, train=train, impl="triton"
         )
