@@ -10,8 +10,8 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "core", "data", "embedding", "interop", "kernels", "layers", "losses", "metrics", "models", "optim", "train",
-    "transform",
+    "core", "data", "embedding", "interop", "kernels", "layers", "losses", "metrics", "models", "optim", "shard",
+    "train", "transform",
 )  # fmt: skip
 __all__ = ["__version__", *_ROOMS]
 

@@ -25,6 +25,7 @@ ARROWS = {
     "transform": {"losses", "core"},
     "interop": {"models", "layers", "embedding", "optim", "losses", "metrics", "transform", "core"},
     "train": {"embedding", "optim", "losses", "metrics", "data", "core"},
+    "shard": {"embedding", "optim", "metrics", "core"},
 }
 REGISTRY = {"funcrec.kernels", "funcrec.kernels.registry"}
 # Heavy packages and the one room each may be imported in.

@@ -5,7 +5,7 @@ Pooling is written as gather and ``index_add``: ``embedding_bag`` and ``segment_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,6 +139,21 @@ class Nested:
 
 # What a store looks up: by feature name one id a row, ``[B]`` int64, a ragged number of them, or one bag a step.
 Ids = Mapping[str, Tensor | Ragged | Nested]
+
+
+def concat_ids(parts: Sequence[Tensor | Ragged | Nested]) -> Tensor | Ragged | Nested:
+    """The rows of one feature in several batches, one batch after the other."""
+    nested = [p for p in parts if isinstance(p, Nested)]
+    if nested:
+        bags = concat_ids([p.bags for p in nested])
+        assert isinstance(bags, Ragged)
+        return Nested.from_lengths(bags, torch.cat([p.lengths for p in nested]))
+    ragged = [p for p in parts if isinstance(p, Ragged)]
+    if not ragged:
+        return torch.cat([p for p in parts if isinstance(p, Tensor)])
+    weights = [p.weights for p in ragged if p.weights is not None]
+    values, lengths = torch.cat([p.values for p in ragged]), torch.cat([p.lengths for p in ragged])
+    return Ragged.from_lengths(values, lengths, torch.cat(weights) if weights else None)
 
 
 def rows_at(x: Tensor, index: Tensor) -> Tensor:

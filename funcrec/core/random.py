@@ -12,7 +12,8 @@ argument breaks full-graph compilation, and the bits of CPU and GPU generators d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -92,16 +93,37 @@ def split(key: Tensor, n: int = 2) -> Tensor:
     return ((_bits(key, counter, 3) & 0x3FFFFFFF) << 32) | _bits(key, counter, 4)
 
 
+_window: tuple[tuple[int, ...], int, int] | None = None
+
+
+@contextmanager
+def only_rows(shape: Sequence[int], start: int, stop: int) -> Iterator[None]:
+    """Draws of this ``shape`` inside give its rows ``start`` to ``stop``, the numbers that they have in the whole.
+
+    For parts of what is too large to be drawn whole: an initializer still sees the shape that it asks for.
+    """
+    global _window
+    before, _window = _window, (tuple(shape), start, stop)
+    try:
+        yield
+    finally:
+        _window = before
+
+
 def _draw(key: Tensor, shape: int | Sequence[int], element) -> Tensor:
     """Fill ``shape`` with ``element(key, counter)``, in chunks so that a table of 10**9 entries fits."""
     _check_key(key)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    n = math.prod(shape)
+    first, n = 0, math.prod(shape)
+    if _window is not None and shape == _window[0]:
+        _, start, stop = _window
+        first, n = start * math.prod(shape[1:]), (stop - start) * math.prod(shape[1:])
+        shape = (stop - start, *shape[1:])
     if isinstance(n, int) and n > _CHUNK:
-        starts = range(0, n, _CHUNK)
-        parts = [element(key, torch.arange(s, min(n, s + _CHUNK), device=key.device)) for s in starts]
+        starts = range(first, first + n, _CHUNK)
+        parts = [element(key, torch.arange(s, min(first + n, s + _CHUNK), device=key.device)) for s in starts]
         return torch.cat(parts).reshape(shape)
-    return element(key, torch.arange(n, device=key.device)).reshape(shape)
+    return element(key, torch.arange(first, first + n, device=key.device)).reshape(shape)
 
 
 def bits(key: Tensor, shape: int | Sequence[int]) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from funcrec.core.batch import Batch
-from funcrec.core.ragged import Nested, Ragged
+from funcrec.core.ragged import Nested, Ragged, concat_ids
 
 
 def select(batch: Batch, rows: Tensor) -> Batch:
@@ -41,22 +40,8 @@ def concat(batches: Sequence[Batch]) -> Batch:
     """All rows, one batch after the other; the batches have the same fields."""
     if len(batches) == 1:
         return batches[0]
-    ids = {name: _concat([b.ids[name] for b in batches]) for name in batches[0].ids}
+    ids = {name: concat_ids([b.ids[name] for b in batches]) for name in batches[0].ids}
     return Batch(ids, TensorDict.cat([b.features for b in batches], dim=0))
-
-
-def _concat(parts: Sequence[Tensor | Ragged | Nested]) -> Tensor | Ragged | Nested:
-    nested = [p for p in parts if isinstance(p, Nested)]
-    if nested:
-        bags = _concat([p.bags for p in nested])
-        assert isinstance(bags, Ragged)
-        return Nested.from_lengths(bags, torch.cat([p.lengths for p in nested]))
-    ragged = [p for p in parts if isinstance(p, Ragged)]
-    if not ragged:
-        return torch.cat([p for p in parts if isinstance(p, Tensor)])
-    weights = [p.weights for p in ragged if p.weights is not None]
-    values, lengths = torch.cat([p.values for p in ragged]), torch.cat([p.lengths for p in ragged])
-    return Ragged.from_lengths(values, lengths, torch.cat(weights) if weights else None)
 
 
 def regroup(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ them may point at one pooled gradient. Whoever needs each row once sums them fir
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +32,17 @@ class RowGrad(NamedTuple):
     unique: bool = False
 
 
-Gradient = dict[str, RowGrad]
+class Deferred(Protocol):
+    """An entry of a gradient that only its store can sum: other processes take part in it."""
+
+    def plus(self, others: Sequence[Deferred]) -> Deferred: ...
+
+    def times(self, factor: float | Tensor) -> Deferred: ...
+
+    def squared_norm(self) -> Tensor: ...
+
+
+Gradient = dict[str, RowGrad]  # or Deferred, which the functions below hand their work to
 
 
 def summands(g: RowGrad, which: Tensor | None = None) -> Tensor:
@@ -69,7 +79,7 @@ def sum_duplicates(g: RowGrad) -> RowGrad:
 
 def summed(gradient: Gradient) -> Gradient:
     """Each row of every stack once."""
-    return {name: sum_duplicates(g) for name, g in gradient.items()}
+    return {name: sum_duplicates(g) if isinstance(g, RowGrad) else g for name, g in gradient.items()}
 
 
 def densify(g: RowGrad, n: int) -> Tensor:
@@ -85,7 +95,10 @@ def add(gradients: Sequence[Gradient]) -> Gradient:
     if len(gradients) == 1:
         return gradients[0]
     out = {}
-    for name in gradients[0]:
+    for name, first in gradients[0].items():
+        if not isinstance(first, RowGrad):
+            out[name] = first.plus([g[name] for g in gradients[1:]])
+            continue
         parts = [sum_duplicates(g[name]) for g in gradients]
         if any(p.rows is None for p in parts):
             n = next(p.values.shape[0] for p in parts if p.rows is None)
@@ -98,10 +111,14 @@ def add(gradients: Sequence[Gradient]) -> Gradient:
 
 def scale(gradient: Gradient, factor: float | Tensor) -> Gradient:
     """Every gradient times ``factor``: 1 / micro-batches, a clip factor, or the inverse of a loss scale."""
-    return {name: g._replace(values=g.values * factor) for name, g in gradient.items()}
+    scaled = lambda g: g._replace(values=g.values * factor) if isinstance(g, RowGrad) else g.times(factor)  # noqa: E731
+    return {name: scaled(g) for name, g in gradient.items()}
 
 
 def squared_norm(gradient: Gradient) -> Tensor:
     """``Σ ‖row gradient‖²`` over all stacks, accumulated in float64."""
-    squares = (sum_duplicates(g).values.double().square().sum() for g in gradient.values())
-    return sum(squares, torch.zeros((), dtype=torch.float64))
+    total = torch.zeros((), dtype=torch.float64)
+    for g in gradient.values():
+        square = sum_duplicates(g).values.double().square().sum() if isinstance(g, RowGrad) else g.squared_norm()
+        total = total + square
+    return total

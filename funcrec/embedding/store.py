@@ -21,7 +21,6 @@ from funcrec.core.ragged import Ids
 from funcrec.core.random import fold_in
 from funcrec.embedding.rows import Gradient
 from funcrec.embedding.spec import EmbeddingSpec
-from funcrec.embedding.touched import Touched
 
 # "weights": TensorDict of stacked tables, beside the optimizer's own entries: nested dicts and lists of tensors.
 Tables = dict[str, Any]
@@ -31,15 +30,18 @@ class Store(NamedTuple):
     """Pure functions over tables, except that ``apply`` and ``update`` reuse the memory of the tables given."""
 
     init: Callable[[Tensor], Tables]
-    lookup: Callable[[Tables, Ids], tuple[TensorDict, Touched]]
-    gradient: Callable[[Tables, Touched, TensorDict], Gradient]
+    lookup: Callable[[Tables, Ids], tuple[TensorDict, Any]]
+    """The second is what ``gradient`` needs; what it is, is the store's own business."""
+    gradient: Callable[[Tables, Any, TensorDict], Gradient]
     """Of the touched rows, maybe as summands: to be summed, added, scaled, measured by ``funcrec.embedding.rows``."""
     regularize: Callable[[Tables, Gradient], Gradient]
     """Adds the gradient of the store's own penalty (L2 over whole tables), once a step."""
     apply: Callable[[Tables, Gradient], Tables]
     spec: EmbeddingSpec
+    processes: int = 1
+    """Of how many processes a gradient sums the rows."""
 
-    def update(self, tables: Tables, touched: Touched, d_emb: TensorDict) -> Tables:
+    def update(self, tables: Tables, touched: Any, d_emb: TensorDict) -> Tables:
         return self.apply(tables, self.regularize(tables, self.gradient(tables, touched, d_emb)))
 
 

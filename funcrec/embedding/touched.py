@@ -71,14 +71,14 @@ def stacked_rows(stack: Stack, ids: Ids, batch: int, dtype: torch.dtype, check_i
             check_range(stack, single, columns, sizes)
         matrix = (columns + starts).to(stack.index_dtype)
     if bagged:
-        flat = _flat(bagged, ids)
+        flat = flat_bags(bagged, ids)
         bag = flat.segments()
         of = bag // max(batch, 1)
         sizes, starts = _sizes_and_starts(stack, bagged, bag.device)
         if check_ids:
             check_range(stack, bagged, flat.values, sizes[of], of)
         rows = (flat.values + starts[of]).to(stack.index_dtype)
-        bags = (rows, flat.offsets, _factors(bagged, flat, bag, dtype))
+        bags = (rows, flat.offsets, pooling_factors(bagged, flat, bag, dtype))
     return StackTouched(matrix, bags, order, batch)
 
 
@@ -89,7 +89,7 @@ def _sizes_and_starts(stack: Stack, lookups: list[Lookup], device: torch.device)
     return constant(sizes, device), constant(starts, device)
 
 
-def _flat(lookups: list[Lookup], ids: Ids) -> Ragged:
+def flat_bags(lookups: list[Lookup], ids: Ids) -> Ragged:
     """The bags of all these lookups in one list, those of the first one first; weighted by 1 if others have weights."""
     bags = [x for lk in lookups if isinstance(x := ids[lk.feature], Ragged)]
     values = torch.cat([x.values.long() for x in bags])
@@ -104,7 +104,7 @@ def _flat(lookups: list[Lookup], ids: Ids) -> Ragged:
     return Ragged(values, torch.cat(ends), weights)
 
 
-def _factors(lookups: list[Lookup], flat: Ragged, bag: Tensor, dtype: torch.dtype) -> Tensor | None:
+def pooling_factors(lookups: list[Lookup], flat: Ragged, bag: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The factor of each id in the sum of its bag: its weight, over the total of the bag where the mean is taken."""
     factors = None if flat.weights is None else flat.weights.to(dtype)
     if any(lk.pooling == "mean" for lk in lookups):

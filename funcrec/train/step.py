@@ -17,6 +17,7 @@ from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.model import Model, Objective
 from funcrec.core.random import fold_in
+from funcrec.core.replicas import Replicas, alone
 from funcrec.embedding import rows
 from funcrec.embedding.rows import Gradient
 from funcrec.embedding.store import Store
@@ -25,11 +26,12 @@ from funcrec.train.clipping import clip
 from funcrec.train.finite import fail_non_finite
 from funcrec.train.graph import captured
 from funcrec.train.precision import Precision, autocast, init_loss_scale, next_loss_scale
+from funcrec.train.replicas import averaged, no_ids, own_key, shares
 from funcrec.train.state import TrainState
 
 # torch 2.11's inductor pads large intermediate arrays on a GPU and then reads some of them as if it had not: einsums
 # under vmap came out wrong, silently.
-INDUCTOR = {"comprehensive_padding": False}
+INDUCTOR: dict[str, Any] = {"comprehensive_padding": False}
 
 Loss = Callable[..., Tensor]
 """``loss(logits, labels, weights) -> scalar``, a mean over the batch: any function of ``funcrec.losses``."""
@@ -38,27 +40,17 @@ Loss = Callable[..., Tensor]
 class Step(NamedTuple):
     """``init(key) -> TrainState``; ``train(state, batch) -> (state, info)``; ``predict(state, batch) -> logits``.
 
-    ``train`` also takes a list of micro-batches: one step whose gradient is that of their concatenation. ``info`` holds
+    ``train`` also takes a list of micro-batches: one step whose gradient is that of their concatenation; among several
+    processes each of them may be None. ``info`` holds
     ``loss``, ``grad_norm`` (only with ``max_norm``) and ``skipped`` (fp16 overflow) as Python numbers; without
     ``check_finite`` the first two are float64 scalars on the device.
     """
 
     init: Callable[[Tensor], TrainState]
-    train: Callable[[TrainState, Batch | Sequence[Batch]], tuple[TrainState, dict[str, Any]]]
+    train: Callable[[TrainState, Batch | Sequence[Batch | None] | None], tuple[TrainState, dict[str, Any]]]
     predict: Callable[[TrainState, Batch], Tensor]
     model: Model
     store: Store
-
-
-def _share(batches: Sequence[Batch]) -> list[float]:
-    """The share of each micro-batch in the whole batch's mean: rows, or sample weights where there are any."""
-    if len(batches) == 1:
-        return [1.0]
-    sizes = [
-        float(b.features["weight"].double().sum()) if "weight" in b.features.keys() else float(len(b)) for b in batches
-    ]
-    # Weights that sum to 0 leave no gradient, as they do in one batch.
-    return [s / (sum(sizes) or 1.0) for s in sizes]
 
 
 def _of_logits(model: Model, loss: Loss) -> Objective:
@@ -84,6 +76,7 @@ def make_step(
     compile_rows: int | None = None,
     check_finite: bool = True,
     cuda_graph: bool = False,
+    replicas: Replicas | None = None,
 ) -> Step:
     """Make the step ``lookup -> gradient -> clip -> update`` over dense weights and tables alike.
 
@@ -106,6 +99,9 @@ def make_step(
         cuda_graph: capture the gradient of the model, compiled or not, in a CUDA graph: see
             :func:`funcrec.train.graph.captured`. One graph for the first shapes seen (with ``compile_rows`` for batches
             of that many rows); others run without. Lookup and updates stay outside of it.
+        replicas: other processes that take the same steps on their own rows, one step of all rows together; with a
+            store that is sharded over them. A process without rows trains on ``None``. Running statistics are averaged.
+            ``info["loss"]`` is that of all rows (of this process's share, without ``check_finite``).
 
     Raises:
         ConfigError: an option, or a combination of them, that describes no step: fp16 without ``check_finite``, whose
@@ -130,7 +126,12 @@ def make_step(
             value, (logits, state) = minimized(params, emb, features, state, key)
         return value * loss_scale, (value, logits, state)
 
-    eager = grad_and_value(scaled, argnums=(0, 1), has_aux=True)
+    others = replicas or alone()
+    if others.world != store.processes:
+        fix = "take a sharded store over the processes of the replicas, or neither"
+        seen = f"{others.world} replicas, a store of {store.processes} processes"
+        fail(ConfigError, "make_step: processes", got=seen, expected="as many of one as of the other", fix=fix)
+    eager = grad_and_value(others.summed(scaled), argnums=(0, 1), has_aux=True)
     fast = torch.compile(eager, fullgraph=True, dynamic=False, options=INDUCTOR) if compile else eager
     fast = captured(fast) if cuda_graph else fast
 
@@ -151,8 +152,17 @@ def make_step(
         return batch if batch.features["label"].device == device else batch.to(device, non_blocking=True)
 
     def gradients(
-        ts: TrainState, batch: Batch, key: tuple[Tensor, Tensor], state: TensorDict, loss_scale: Tensor, keep: bool
+        ts: TrainState,
+        batch: Batch | None,
+        key: tuple[Tensor, Tensor],
+        state: TensorDict,
+        loss_scale: Tensor,
+        keep: bool,
     ) -> tuple[Any, list[Tensor], Gradient, TensorDict]:
+        if batch is None:  # none left in this process, which takes part with no rows
+            emb, touched = store.lookup(ts.tables, no_ids(store.spec, ts.key.device))
+            d_params = tree.leaves(others.absent(ts.params))
+            return 0.0, d_params, store.gradient(ts.tables, touched, emb.clone()), state
         batch = on_device(ts, batch)
         emb, touched = store.lookup(ts.tables, batch.ids)
         whole = compile_rows is None or len(batch) == compile_rows
@@ -169,29 +179,35 @@ def make_step(
             fail_non_finite(int(ts.step), number, {**inputs, "model": TensorDict({"logits": logits}, [])})
         return number, tree.leaves(d_params), store.gradient(ts.tables, touched, d_emb), state
 
-    def train(ts: TrainState, batch: Batch | Sequence[Batch]) -> tuple[TrainState, dict[str, Any]]:
-        batches = [batch] if isinstance(batch, Batch) else list(batch)
+    def train(ts: TrainState, batch: Batch | Sequence[Batch | None] | None) -> tuple[TrainState, dict[str, Any]]:
+        batches = [batch] if batch is None or isinstance(batch, Batch) else list(batch)
         # Numbers that are kept on the CPU are filled in on the device: a copy would wait for it.
         filled = partial(torch.full, (), device=ts.key.device)
         step, scale = int(ts.step), float(ts.loss_scale.get("scale", 1.0))
-        loss_scale = filled(scale, dtype=torch.get_default_dtype())
         # Of one batch the key of the step, of each of several a child of it.
-        keys = [(ts.key, filled(step, dtype=torch.int64))]
+        key = own_key(ts.key, others)
+        keys = [(key, filled(step, dtype=torch.int64))]
         if len(batches) > 1:
-            keys = [(fold_in(ts.key, step), filled(i, dtype=torch.int64)) for i in range(len(batches))]
+            keys = [(fold_in(key, step), filled(i, dtype=torch.int64)) for i in range(len(batches))]
         total: Any = 0.0
         state = ts.state
         d_params: Sequence[Tensor] = []
         d_tables = []
-        for i, (micro, share) in enumerate(zip(batches, _share(batches), strict=True)):
+        for i, (micro, share) in enumerate(zip(batches, shares(batches, others), strict=True)):
+            # What is summed over processes must have its share before: among micro-batches it can have it after.
+            inside = share if others.world > 1 else 1.0
+            loss_scale = filled(scale * inside, dtype=torch.get_default_dtype())
             value, d_leaves, d_rows, state = gradients(ts, micro, keys[i], state, loss_scale, len(batches) > 1)
+            state = averaged(state, share, others)
             total += value * share
-            factor = share / scale
+            factor = share / inside / scale if inside else 1.0
             if factor != 1.0:
-                d_leaves, d_rows = torch._foreach_mul(d_leaves, factor), rows.scale(d_rows, factor)
+                d_leaves, d_rows = list(torch._foreach_mul(d_leaves, factor)), rows.scale(d_rows, factor)
             d_params = torch._foreach_add(list(d_params), d_leaves) if d_params else d_leaves
             d_tables.append(d_rows)
         d_table = store.regularize(ts.tables, rows.add(d_tables))
+        if others.world > 1 and check_finite:
+            (total,) = others.total([float(total)])
 
         info: dict[str, Any] = {"loss": total, "skipped": False}
         if max_norm is not None or precision == "fp16":

@@ -1,0 +1,111 @@
+"""A plan made better, one table at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from funcrec.shard.costs import TIMES
+from funcrec.shard.options import Option
+from funcrec.shard.packing import Packing, Places, Ranks, pack_best
+from funcrec.shard.topology import Topology
+
+Chosen = tuple[int, ...]
+_POWERS = (4, 16)
+_REPACKED = 30_000  # tables packed while all are packed anew
+_TRIES = 10_000  # for each of them: options put on ranks to see what they would do
+
+
+class Found(NamedTuple):
+    """Of each table, which option was chosen; and where all of them lie."""
+
+    chosen: Chosen
+    packing: Packing
+
+
+def improve(found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float) -> Found:
+    """Give one table after another a better option, as long as that helps.
+
+    What helps is a smaller norm of the ranks' times: the maximum alone says nothing while several ranks are the
+    busiest, so the powers grow to it. First all is packed anew for each change, which full memory needs;
+    then one table is taken off the ranks and put back in the best way, the others as they are. The last power is
+    infinite, from the shortest step so far, which does not get longer. Tries are counted, not timed: equal inputs give
+    equal plans on any machine.
+    """
+    steps = [found, _repack(found, options, topology, capacity, _POWERS[0])]
+    for power in _POWERS:
+        steps.append(_descend(steps[-1], options, topology, capacity, power))
+    return _descend(min(steps, key=lambda f: f.packing.step), options, topology, capacity, np.inf)
+
+
+def _repack(
+    found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float, power: float
+) -> Found:
+    """Another option for one table and all packed anew, until a round changes nothing or the tries are used up."""
+    tries, worth = _REPACKED // len(options), _worth(found.packing.load, power)
+    moved = True
+    while moved:
+        moved = False
+        for i in sorted(range(len(options)), key=lambda i: -options[i][found.chosen[i]].most_time):
+            for other in range(len(options[i])):
+                if other == found.chosen[i]:
+                    continue
+                if (tries := tries - 1) < 0:
+                    return found
+                chosen = (*found.chosen[:i], other, *found.chosen[i + 1 :])
+                packed = pack_best([o[c] for o, c in zip(options, chosen, strict=True)], topology, capacity)
+                if isinstance(packed, Packing) and (now := _worth(packed.load, power)) < worth * (1 - 1e-9):
+                    found, worth, moved = Found(chosen, packed), now, True
+    return found
+
+
+def _descend(
+    found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float, power: float
+) -> Found:
+    """Table by table, those of the longest shards first, until a round changes nothing or the tries are used up."""
+    ranks, tries = Ranks(topology, capacity), _TRIES
+    chosen, places = list(found.chosen), list(found.packing.places)
+    for i, place in enumerate(places):
+        ranks.put(options[i][chosen[i]], place)
+    moved = True
+    while moved:
+        moved = False
+        for i in sorted(range(len(chosen)), key=lambda i: -options[i][chosen[i]].most_time):
+            if (tries := tries - len(options[i])) < 0:
+                break
+            new = _best_way(ranks, options[i], (chosen[i], places[i]), power)
+            moved |= new != (chosen[i], places[i])
+            chosen[i], places[i] = new
+        moved &= tries >= 0
+    exact = Ranks(topology, capacity)  # without what taking off and putting back has rounded
+    for i, place in enumerate(places):
+        exact.put(options[i][chosen[i]], place)
+    return Found(tuple(chosen), Packing(tuple(places), exact.load))
+
+
+def _best_way(ranks: Ranks, options: Sequence[Option], old: tuple[int, Places], power: float) -> tuple[int, Places]:
+    """The best option and places of one table; ``ranks`` has them at the end."""
+    best, worth = old, _worth(ranks.load, power) * (1 - 1e-9)
+    ranks.put(options[old[0]], old[1], -1)
+    for c, option in enumerate(options):
+        places = ranks.find(option)
+        if isinstance(places, float):
+            continue
+        ranks.put(option, places)
+        if (now := _worth(ranks.load, power)) < worth:
+            best, worth = (c, places), now
+        ranks.put(option, places, -1)
+    ranks.put(options[best[0]], best[1])
+    return best
+
+
+def _worth(load: np.ndarray, power: float) -> float:
+    """Sum over lookup, exchange and update of the norms over ranks; the step where the power is infinite."""
+    times = np.maximum(load[:, TIMES], 0)  # a difference of equals may round below zero
+    most = times.max(0)
+    if np.isinf(power):
+        return float(most.sum())
+    scaled = times / np.where(most > 0, most, 1)
+    return float((most * (scaled**power).sum(0) ** (1 / power)).sum())

@@ -1,0 +1,181 @@
+"""The sharded store: the three verbs of a local one, over tables that lie on many ranks.
+
+    with launched() as ranks:
+        store = sharded_store(spec, rule, plan(spec, f"{ranks.world}xH100", batch=4096, rule=rule))
+        tables = store.init(key)                            # every rank: its own shards
+        emb, touched = store.lookup(tables, ids)            # of the rank's own rows
+        tables = store.update(tables, touched, d_emb)       # summed over all ranks' rows, as one process would
+
+Every rank takes part in every call. Batches may differ in size, and a rank may have no rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from torch import Tensor
+
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.ragged import Ids, concat_ids
+from funcrec.embedding.rows import Deferred, Gradient
+from funcrec.embedding.rowwise import rowwise_store
+from funcrec.embedding.spec import EmbeddingSpec
+from funcrec.embedding.store import Store, Tables
+from funcrec.optim import as_schedule
+from funcrec.optim.rowwise import RowRule
+from funcrec.shard.blocks import init_blocks
+from funcrec.shard.collections import Layout, make_collection
+from funcrec.shard.exchange import Looked, exchange, push
+from funcrec.shard.fused import check_rule
+from funcrec.shard.placement import Plan
+
+ENTRY = "sharded"
+
+
+@dataclass(frozen=True)
+class Pending(Deferred):
+    """Gradients of looked-up vectors, on their way to the ranks that own the rows: one part a micro-batch."""
+
+    parts: tuple[tuple[Looked, TensorDict], ...]
+
+    def plus(self, others: Sequence[Any]) -> Pending:
+        return Pending((*self.parts, *(part for o in others for part in o.parts)))
+
+    def times(self, factor: float | Tensor) -> Pending:
+        return Pending(tuple((looked, d.apply(lambda x: x * factor)) for looked, d in self.parts))  # type: ignore[misc]
+
+    def squared_norm(self) -> Tensor:
+        fix = "leave max_norm and fp16 out; the rule's max_gradient clamps what each row receives"
+        what = "the norm of the gradient of sharded tables"
+        fail(ConfigError, what, got="rows that are summed where they are updated", expected="no norm", fix=fix)
+
+
+def merged(parts: Sequence[tuple[Looked, TensorDict]]) -> tuple[Ids, TensorDict]:
+    """Ids and gradients of several micro-batches as those of one; histories padded to the longest."""
+    parts = [p for p in parts if p[0].batch] or parts[:1]
+    first = parts[0][0].ids
+    ids = {name: concat_ids([looked.ids[name] for looked, _ in parts]) for name in first}
+    whole = {}
+    for name in parts[0][1].keys():
+        pieces = [d[name] for _, d in parts]
+        if (steps := max(p.shape[1] for p in pieces)) and pieces[0].dim() == 3:
+            pieces = [torch.nn.functional.pad(p, (0, 0, 0, steps - p.shape[1])) for p in pieces]
+        whole[name] = torch.cat(pieces)
+    return ids, TensorDict(whole, batch_size=[sum(d.batch_size[0] for _, d in parts)])
+
+
+def sharded_store(
+    spec: EmbeddingSpec,
+    rule: RowRule,
+    plan: Plan,
+    *,
+    group: dist.ProcessGroup | None = None,
+    rows: int | None = None,
+    weighted: bool | None = None,
+    check_ids: bool = True,
+) -> Store:
+    """A store whose tables lie where ``plan`` puts them, exchanged by torchrec and updated by FBGEMM.
+
+    The gradient of a row is the sum over all ranks, and each row takes one step of the rule: the semantics of
+    :func:`~funcrec.embedding.rowwise_store` on the concatenated batch. (torchrec divides by the number of ranks; here
+    it does not.) One exception: a column-wise or grid table under a row-wise rule has one statistic a row *and column
+    shard*, the mean over the columns of that shard: another optimizer, as in torchrec.
+
+    Data-parallel tables have a copy on every rank, which all update alike by our own rule from everybody's rows.
+
+    Micro-batches of a step travel once more together when it ends, so that accumulation is one step of the sum. All
+    ranks need as many of them.
+
+    Args:
+        plan: of these tables, for as many ranks as there are.
+        group: the ranks; None: all of them.
+        rows: the most rows that any rank's batch has; with ``weighted`` (whether any rank's pooled ids have weights)
+            known too, a lookup asks nobody. None: the ranks agree at each lookup, for which hosts wait.
+        check_ids: see :func:`funcrec.embedding.lookup.gather`.
+
+    Raises:
+        ConfigError: no process group, a plan for other tables or another number of ranks, a rule that FBGEMM lacks;
+            in use, a norm of the gradient (``max_norm``, fp16), which nobody knows before rows are updated.
+    """
+    if not dist.is_initialized():
+        fail(ConfigError, "sharded_store: process group", got="none", fix="run inside of `with launched()`")
+    ranks = dist.get_world_size(group)
+    if plan.setting.topology.ranks != ranks:
+        expected = f"a plan for {ranks}, the size of the process group"
+        fail(ConfigError, "sharded_store: ranks of the plan", got=plan.setting.topology.ranks, expected=expected)
+    missing = [t.name for t in spec.tables if t.name not in plan]
+    if missing:
+        fail(ConfigError, "sharded_store: tables without a place in the plan", got=missing[:20], fix="plan this spec")
+    for t in spec.tables:
+        place = plan[t.name]
+        if place.kind != "data_parallel" and place.columns % 4:
+            fix = "make the table data-parallel, or its dim a multiple of 4"
+            what = f"sharded_store: table {t.name!r}, {place.kind}: columns of a shard"
+            fail(ConfigError, what, got=place.columns, expected="a multiple of 4, for FBGEMM", fix=fix)
+        if not plan.setting.topology.cuda and len(place.pieces) > len(place.shards):
+            fix = "make it table-wise or data-parallel, or use fewer ranks"
+            seen = f"{t.rows} rows on {len(place.pieces)} ranks, {len(place.shards)} of which get any"
+            fail(
+                ConfigError,
+                f"sharded_store: table {t.name!r}, {place.kind}",
+                got=seen,
+                expected="rows for each",
+                fix=fix,
+            )
+    layout, whole = Layout.of(spec, plan), group or dist.distributed_c10d._get_default_group()
+    copies = rowwise_store(layout.replicated, rule, check_ids=check_ids)
+    schedule = as_schedule(rule.learning_rate)
+
+    def init(key: Tensor) -> Tables:
+        modules = {}
+        for name, lookups in layout.collections.items():
+            check_rule(rule, key.device)
+            modules[name] = make_collection(spec, lookups, plan, rule, whole, key.device, rows=name in layout.rows)
+            init_blocks(spec, rule, modules[name], key)
+        return {
+            "modules": modules,
+            "replicated": copies.init(key),
+            "step": torch.zeros((), dtype=torch.int64),
+            "scale": torch.ones((), dtype=torch.float64),
+        }
+
+    def lookup(tables: Tables, ids: Ids) -> tuple[TensorDict, Looked]:
+        looked = exchange(spec, layout, copies, tables, ids, group, rows, weighted, check_ids)
+        values = {name: x.detach() for name, x in sorted(looked.emb.items())}
+        return TensorDict(values, batch_size=[looked.batch]), looked
+
+    def gradient(tables: Tables, touched: Looked, d_emb: TensorDict) -> Gradient:
+        del tables
+        return {ENTRY: Pending(((touched, d_emb),))}  # type: ignore[dict-item]
+
+    def regularize(tables: Tables, g: Gradient) -> Gradient:
+        del tables
+        return g
+
+    def apply(tables: Tables, g: Gradient) -> Tables:
+        pending: Any = g[ENTRY]
+        if len(pending.parts) == 1:
+            looked, d_emb = pending.parts[0]
+        else:
+            ids, d_emb = merged(pending.parts)
+            looked = exchange(spec, layout, copies, tables, ids, group, None, weighted, False)
+        lr = schedule(int(tables["step"])) * float(tables["scale"])
+        for module in tables["modules"].values():
+            set_learning_rate(module, lr)
+        replicated = push(looked, d_emb, copies, {**tables["replicated"], "scale": tables["scale"]}, group)
+        return {**tables, "replicated": replicated, "step": tables["step"] + 1}
+
+    return Store(init, lookup, gradient, regularize, apply, spec, ranks)
+
+
+def set_learning_rate(module: Any, lr: float) -> None:
+    """Of all of a collection's tables, where it is another one than before."""
+    for part in module.modules():
+        setter: Callable[[float], None] | None = getattr(part, "set_learning_rate", None)
+        if setter is not None and part.get_learning_rate() != lr:
+            setter(lr)

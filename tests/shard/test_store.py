@@ -1,0 +1,68 @@
+"""The sharded store is the local row-wise store on everybody's rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.shard.processes import Ranks
+from tests.shard.sharded import RULES, compare
+
+KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+F32 = torch.float32
+# Each with bags, means and, unless "pooled", histories that share a pooled table.
+CASES = [
+    *((1, kind, rule, True) for kind in ("table_wise", "row_wise", "data_parallel") for rule in RULES),
+    *((2, kind, rule, histories) for kind in KINDS for rule in RULES for histories in (False, True)),
+    *((4, kind, rule, True) for kind in KINDS for rule in RULES),
+]
+
+
+def other_optimizer(kind: str, rule: str) -> bool:
+    """Row-wise rules of column shards have a statistic of their own for each."""
+    return kind == "column_wise" and rule == "rowwise_adagrad"
+
+
+def check(found: list[dict[str, float]], bound: float = 1e-6) -> None:
+    """Vectors and tables to ``bound``; sums of squares, which double a relative error, to five times of it."""
+    assert {name.split(".")[1] for worst in found for name in worst} >= set("abc")
+    for rank, worst in enumerate(found):
+        wrong = {name: e for name, e in worst.items() if not e < bound * (5 if name.startswith("sum") else 1)}
+        assert not wrong, f"rank {rank}: {wrong}"
+
+
+@pytest.mark.parametrize(("world", "kind", "rule", "histories"), [c for c in CASES if not other_optimizer(c[1], c[2])])
+def test_ten_steps_equal_those_of_one_process(ranks: Ranks, world: int, kind: str, rule: str, histories: bool) -> None:
+    sizes = {1: (5,), 2: (4, 4), 4: (3, 3, 3, 3)}[world]
+    check(ranks.run(world, compare, dict.fromkeys("abc", kind), rule, histories, sizes, False, 1, F32, False))
+
+
+kinds_of = st.fixed_dictionaries({t: st.sampled_from(KINDS) for t in "abc"})
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kinds=kinds_of,
+    rule=st.sampled_from(["sgd", "adagrad"]),
+    sizes=st.lists(st.integers(0, 5), min_size=2, max_size=2).filter(any),
+    histories=st.booleans(),
+    weighted=st.booleans(),
+    micro=st.integers(1, 2),
+    told=st.booleans(),
+)
+def test_kinds_mix_and_batches_are_uneven(
+    ranks: Ranks, kinds: Any, rule: str, sizes: Any, histories: bool, weighted: bool, micro: int, told: bool
+) -> None:
+    check(ranks.run(2, compare, kinds, rule, histories, sizes, weighted, micro, F32, told, 3))
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
+def test_half_precision_tables(ranks: Ranks, kind: str) -> None:
+    """FBGEMM rounds its sums in another order: within the spacing of numbers near 1."""
+    check(
+        ranks.run(2, compare, dict.fromkeys("abc", kind), "sgd", True, (4, 3), False, 1, torch.float16, False, 3), 2e-3
+    )
