@@ -38,7 +38,7 @@ from funcrec.data import (
     ml_100k,
     planted,
 )
-from funcrec.embedding import Store, dense_store, rowwise_store, spec_for
+from funcrec.embedding import EmbeddingSpec, Store, dense_store, rowwise_store, spec_for
 from funcrec.losses import bce
 from funcrec.optim import rowwise
 from funcrec.train import Run, Step, checkpoint, make_step
@@ -193,10 +193,10 @@ def _steps(o: Options, model: Model, fields: Fields) -> int | None:
     return max((fields.longest[name] for name in names), default=None)
 
 
-def _store(o: Options, model: Model, fields: Fields) -> Store:
+def spec_of(o: Options, model: Model, fields: Fields) -> EmbeddingSpec:
     init: Initializer | None = Normal(1e-4) if o.data == "frappe" else Normal(0.01)
     used = {f.name for g in model.groups for f in g.embedded} | {f.name for s in histories(model) for f in s.embedded}
-    spec = spec_for(
+    return spec_for(
         model.groups,
         fields.rows,
         init=init,
@@ -205,6 +205,10 @@ def _store(o: Options, model: Model, fields: Fields) -> Store:
         private=[g.name for g in model.groups if g.name == "wide"],
         tables={name: owner for name, owner in fields.shares.items() if name in used},
     )
+
+
+def _store(o: Options, model: Model, fields: Fields) -> Store:
+    spec = spec_of(o, model, fields)
     rate = o.table_learning_rate or o.learning_rate
     if o.tables == "dense":
         return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)

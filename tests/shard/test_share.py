@@ -100,14 +100,14 @@ def test_an_error_of_one_rank_is_everyones_at_the_same_step(ranks, world, data):
 
 def leave_early(rank, world, group):
     log: list[str] = []
-    for seen, _ in enumerate(together(source(rank, 5, None, log), group)):
+    items = source(rank, 5, None, log)  # held, so that it is not closed for want of an owner
+    for seen, _ in enumerate(together(items, group)):
         if seen == 2:
             break
-    del _
     x = torch.ones(1)
     dist.all_reduce(x, group=group)
     assert x.item() == world
-    return log
+    return list(log)  # as it is now, with ``items`` alive
 
 
 def test_leaving_together_before_the_end_closes_the_data(ranks):

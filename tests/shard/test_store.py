@@ -9,8 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from funcrec.core.init import Uniform
+from funcrec.core.random import key
+from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, Table, rowwise_store
+from funcrec.shard import sharded_store
 from tests.shard.processes import Ranks
-from tests.shard.sharded import RULES, compare
+from tests.shard.sharded import RULES, compare, gradient_of, make_ids, make_plan
 
 KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 F32 = torch.float32
@@ -58,6 +62,37 @@ def test_kinds_mix_and_batches_are_uneven(
     ranks: Ranks, kinds: Any, rule: str, sizes: Any, histories: bool, weighted: bool, micro: int, told: bool
 ) -> None:
     check(ranks.run(2, compare, kinds, rule, histories, sizes, weighted, micro, F32, told, 3))
+
+
+def column_shards(rank, world, group):
+    """Row-wise Adagrad of a table of two column shards, and of two tables of half the width."""
+    rule = RULES["rowwise_adagrad"]
+    spec_of = lambda *tables: EmbeddingSpec(  # noqa: E731
+        tables=tables,
+        groups=tuple(EmbeddingGroup(name=t.name, lookups=(Lookup(feature="x", table=t.name),)) for t in tables),
+    )
+    whole = spec_of(Table(name="a", rows=9, dim=8, init=Uniform(-0.5, 0.5)))
+    halves = spec_of(*(Table(name=n, rows=9, dim=4) for n in ("left", "right")))
+    store = sharded_store(whole, rule, make_plan(whole, rule, world, {"a": "column_wise"}, 4), group=group)
+    local = rowwise_store(halves, rule)
+    tables, apart = store.init(key(1)), local.init(key(2))
+    start = rowwise_store(whole, rule).init(key(1))["weights"]["dim8"]
+    apart["weights"]["dim4"].copy_(torch.cat([start[:, :4], start[:, 4:]]))
+    errors = []
+    for step in range(5):
+        parts: list[Any] = [{"x": make_ids(10 * step + r, 4, False, False)["x"]} for r in range(world)]
+        emb, touched = store.lookup(tables, parts[rank])
+        both, all_touched = local.lookup(apart, {"x": torch.cat([p["x"] for p in parts])})
+        mine = torch.cat([both["left"], both["right"]], dim=2)
+        errors.append(float((emb["a"] - mine[4 * rank : 4 * rank + 4]).abs().max()))
+        tables = store.update(tables, touched, gradient_of(emb, step))
+        d = torch.sin(3 * mine + step)
+        apart = local.update(apart, all_touched, both.replace({"left": d[:, :, :4], "right": d[:, :, 4:]}))
+    return max(errors)
+
+
+def test_row_wise_statistics_of_column_shards_are_one_a_shard(ranks: Ranks) -> None:
+    assert max(ranks.run(2, column_shards)) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
