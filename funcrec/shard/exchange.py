@@ -15,13 +15,12 @@ from torch import Tensor
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.ragged import Ids, segment_sum
 from funcrec.embedding.histories import find_steps
-from funcrec.embedding.rows import Gradient, RowGrad, sum_duplicates
 from funcrec.embedding.spec import EmbeddingSpec, Lookup
 from funcrec.embedding.store import Store, Tables
 from funcrec.embedding.touched import Touched, batch_size, pooling_factors
 from funcrec.shard.collections import Layout, name_of
+from funcrec.shard.copies import everybodys
 from funcrec.shard.features import agree, bags_of, check_ids, has_weights, keyed
-from funcrec.shard.group import world_size
 
 
 class Looked(NamedTuple):
@@ -223,28 +222,4 @@ def push(looked: Looked, d_emb: TensorDict, copies: Store, tables: Tables, group
         return tables
     d_leaves = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in looked.leaves.items()}
     own = copies.gradient(tables, looked.touched, TensorDict(d_leaves, batch_size=[looked.batch]))
-    return copies.apply(tables, _everybodys(own, group))
-
-
-def _everybodys(own: Gradient, group: dist.ProcessGroup | None) -> Gradient:
-    """The rows of all ranks, in the order of the ranks: every rank then takes the same steps."""
-    ranks = world_size(group)
-    if ranks == 1:
-        return own
-    out = {}
-    for name, g in own.items():
-        rows, values, *_ = sum_duplicates(g)
-        assert rows is not None
-        sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks)]
-        dist.all_gather(sizes, torch.tensor([rows.shape[0]], device=rows.device), group=group)
-        counts = [int(n) for n in torch.cat(sizes).tolist()]
-        most = max(counts)
-        pad = lambda x, most=most: torch.nn.functional.pad(x, (0,) * (2 * x.dim() - 1) + (most - x.shape[0],))  # noqa: E731
-        all_rows = [rows.new_empty(most) for _ in range(ranks)]
-        all_values = [values.new_empty(most, values.shape[1]) for _ in range(ranks)]
-        dist.all_gather(all_rows, pad(rows), group=group)
-        dist.all_gather(all_values, pad(values), group=group)
-        kept_rows = torch.cat([r[:n] for r, n in zip(all_rows, counts, strict=True)])
-        kept_values = torch.cat([v[:n] for v, n in zip(all_values, counts, strict=True)])
-        out[name] = RowGrad(kept_rows, kept_values)
-    return out
+    return copies.apply(tables, everybodys(own, group))
