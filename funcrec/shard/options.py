@@ -143,7 +143,8 @@ def table_options(table: Table, use: Use, constraint: Constraint, setting: Setti
     """All options of a table under its constraint, whether they fit or not.
 
     ``table_row_wise`` and ``grid`` need hosts of one size and pooled lookups only; ``grid`` and ``column_wise`` as many
-    hosts or ranks as they have column shards.
+    hosts or ranks as they have column shards. FBGEMM has columns in fours, and on a CPU no shard without rows: else a
+    table can only be data-parallel.
 
     Raises:
         ConfigError: no option is left; names the table, and what the constraint would need.
@@ -154,12 +155,15 @@ def table_options(table: Table, use: Use, constraint: Constraint, setting: Setti
     for kind in KINDS:
         if kind not in kinds or (SPANS[kind] == "host" and (use.steps or not t.even)):
             continue
+        if kind != "data_parallel" and table.dim % _MULTIPLE:
+            continue
         if kind in ("column_wise", "grid"):
             places = t.ranks if kind == "column_wise" else t.hosts
             widths = [w for w in _widths(table.dim, constraint.columns) if table.dim // w <= places]
         else:
             widths = [table.dim]
-        made += [make_option(table, use, kind, w, setting) for w in widths]
+        options = [make_option(table, use, kind, w, setting) for w in widths]
+        made += [o for o in options if t.cuda or o.rows.all()]
     if not made:
         fail(
             ConfigError,
@@ -167,9 +171,10 @@ def table_options(table: Table, use: Use, constraint: Constraint, setting: Setti
             got=f"{', '.join(kinds)}"
             + (f" with columns {constraint.columns}" if constraint.columns else "")
             + f" on {t}",
-            expected="column shards of a multiple of 4 that divide the dim, at most half of it wide, each on a rank "
-            "(or host) of its own; for shardings by host, hosts of one size and no sequences",
-            fix="allow another kind",
+            expected="a dim that is a multiple of 4, on a CPU rows for every rank; column shards of a multiple of 4 "
+            "that divide the dim, at most half of it wide, each on a rank (or host) of its own; for shardings by host, "
+            "hosts of one size and no sequences",
+            fix="allow another kind: data_parallel is always possible",
         )
     return tuple(made)
 

@@ -161,6 +161,16 @@ def test_an_impossible_constraint_names_the_table(constraint, topology):
         plan([Table(name="odd", rows=10, dim=20)], topology, batch=8, constraints={"odd": constraint})
 
 
+def test_what_fbgemm_cannot_shard_is_data_parallel():
+    odd, few = Table(name="odd", rows=10**6, dim=6), Table(name="few", rows=5, dim=64)
+    made = plan([odd, few], "4xcpu", batch=64)
+    assert made["odd"].kind == "data_parallel"
+    for table in (odd, few):
+        with pytest.raises(ConfigError, match=rf"table {table.name!r}.*data_parallel is always possible"):
+            plan([table], "4xcpu", batch=64, default=Constraint(sharding=("row_wise",)))
+    assert plan([few], "4xH100", batch=64, default=Constraint(sharding=("row_wise",)))["few"].kind == "row_wise"
+
+
 def test_sequences_are_not_sharded_by_host():
     spec = EmbeddingSpec(
         tables=(Table(name="item", rows=10**7, dim=64), Table(name="user", rows=10**7, dim=64)),
