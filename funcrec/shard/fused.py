@@ -58,3 +58,23 @@ def fused_params(rule: RowRule) -> dict[str, Any]:
     if rule.max_gradient is not None:
         params |= {"gradient_clipping": True, "max_gradient": rule.max_gradient}
     return params
+
+
+def fused_kernels(module: Any) -> list[Any]:
+    """FBGEMM's modules inside a sharded collection: each has a learning rate and a count of steps."""
+    # torchrec keeps its lookups in a plain list, so they are none of module.modules().
+    parts = [part for lookup in module._lookups for part in lookup.modules()]
+    return [part for part in parts if hasattr(part, "set_learning_rate") and hasattr(part, "iter_cpu")]
+
+
+def set_progress(kernels: list[Any], steps: int, lr: float) -> None:
+    """Steps taken so far, and the learning rate of the next one: FBGEMM reads both in the forward pass.
+
+    It counts forward passes by itself, evaluations included, and begins at 0 after a restart: Adam's bias corrections
+    would be those of another step.
+    """
+    for kernel in kernels:
+        kernel.iter_cpu.fill_(steps)
+        kernel.iter.fill_(steps)
+        if kernel.get_learning_rate() != lr:
+            kernel.set_learning_rate(lr)

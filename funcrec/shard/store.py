@@ -11,7 +11,7 @@ Every rank takes part in every call. Batches may differ in size, and a rank may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from funcrec.optim.rowwise import RowRule
 from funcrec.shard.blocks import init_blocks
 from funcrec.shard.collections import Layout, make_collection
 from funcrec.shard.exchange import Looked, exchange, push
-from funcrec.shard.fused import check_rule
+from funcrec.shard.fused import check_rule, fused_kernels, set_progress
 from funcrec.shard.placement import Plan
 
 ENTRY = "sharded"
@@ -139,13 +139,19 @@ def sharded_store(
             init_blocks(spec, rule, modules[name], key)
         return {
             "modules": modules,
+            "kernels": [k for m in modules.values() for k in fused_kernels(m)],
             "replicated": copies.init(key),
             "step": torch.zeros((), dtype=torch.int64),
             "scale": torch.ones((), dtype=torch.float64),
         }
 
+    def answer(tables: Tables, ids: Ids, most: int | None, check: bool) -> Looked:
+        steps = int(tables["step"])
+        set_progress(tables["kernels"], steps, schedule(steps) * float(tables["scale"]))
+        return exchange(spec, layout, copies, tables, ids, group, most, weighted, check)
+
     def lookup(tables: Tables, ids: Ids) -> tuple[TensorDict, Looked]:
-        looked = exchange(spec, layout, copies, tables, ids, group, rows, weighted, check_ids)
+        looked = answer(tables, ids, rows, check_ids)
         values = {name: x.detach() for name, x in sorted(looked.emb.items())}
         return TensorDict(values, batch_size=[looked.batch]), looked
 
@@ -163,19 +169,9 @@ def sharded_store(
             looked, d_emb = pending.parts[0]
         else:
             ids, d_emb = merged(pending.parts)
-            looked = exchange(spec, layout, copies, tables, ids, group, None, weighted, False)
-        lr = schedule(int(tables["step"])) * float(tables["scale"])
-        for module in tables["modules"].values():
-            set_learning_rate(module, lr)
-        replicated = push(looked, d_emb, copies, {**tables["replicated"], "scale": tables["scale"]}, group)
+            looked = answer(tables, ids, None, False)
+        progress = {"step": tables["step"], "scale": tables["scale"]}  # one count, which a checkpoint restores
+        replicated = push(looked, d_emb, copies, tables["replicated"] | progress, group)
         return {**tables, "replicated": replicated, "step": tables["step"] + 1}
 
     return Store(init, lookup, gradient, regularize, apply, spec, ranks)
-
-
-def set_learning_rate(module: Any, lr: float) -> None:
-    """Of all of a collection's tables, where it is another one than before."""
-    for part in module.modules():
-        setter: Callable[[float], None] | None = getattr(part, "set_learning_rate", None)
-        if setter is not None and part.get_learning_rate() != lr:
-            setter(lr)

@@ -25,6 +25,7 @@ RULES = {
     "sgd": rowwise.sgd(0.1),
     "adagrad": rowwise.adagrad(0.1),
     "rowwise_adagrad": rowwise.rowwise_adagrad(0.1, initial_accumulator=0.05),
+    "decaying": rowwise.sgd(lambda k: 0.1 / (1 + k)),
 }
 
 

@@ -77,7 +77,7 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], bound: float =
     ],
     ids=str,
 )
-@pytest.mark.parametrize("rule", ["rowwise_adagrad", "adagrad"])
+@pytest.mark.parametrize("rule", ["rowwise_adagrad", "adagrad", "decaying"])
 def test_other_ranks_and_shardings_go_on(ranks: Ranks, tmp_path: Path, rule: str, first: Any, then: Any) -> None:
     a, b = tmp_path / "step-3", tmp_path / "step-5"
     ranks.run(first[0], train_and_save, a, rule, dict.fromkeys("abc", first[1]), range(3), None)

@@ -12,17 +12,21 @@ from hypothesis import strategies as st
 from funcrec.core.init import Uniform
 from funcrec.core.random import key
 from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, Table, rowwise_store
+from funcrec.embedding.rows import add
 from funcrec.shard import sharded_store
 from tests.shard.processes import Ranks
-from tests.shard.sharded import RULES, compare, gradient_of, make_ids, make_plan
+from tests.shard.sharded import RULES, compare, gradient_of, make_ids, make_plan, make_spec
 
 KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 F32 = torch.float32
+NAMES = ("sgd", "adagrad", "rowwise_adagrad")
 # Each with bags, means and, unless "pooled", histories that share a pooled table.
 CASES = [
-    *((1, kind, rule, True) for kind in ("table_wise", "row_wise", "data_parallel") for rule in RULES),
-    *((2, kind, rule, histories) for kind in KINDS for rule in RULES for histories in (False, True)),
-    *((4, kind, rule, True) for kind in KINDS for rule in RULES),
+    *((1, kind, rule, True) for kind in ("table_wise", "row_wise", "data_parallel") for rule in NAMES),
+    *((2, kind, rule, histories) for kind in KINDS for rule in NAMES for histories in (False, True)),
+    *((4, kind, rule, True) for kind in KINDS for rule in NAMES),
+    (2, "row_wise", "decaying", True),
+    (2, "data_parallel", "decaying", True),
 ]
 
 
@@ -89,6 +93,26 @@ def column_shards(rank, world, group):
         d = torch.sin(3 * mine + step)
         apart = local.update(apart, all_touched, both.replace({"left": d[:, :, :4], "right": d[:, :, 4:]}))
     return max(errors)
+
+
+def counts(rank, world, group):
+    rule, spec = RULES["adagrad"], make_spec(False)
+    store = sharded_store(spec, rule, make_plan(spec, rule, world, dict.fromkeys("abc", "row_wise"), 4), group=group)
+    tables, seen = store.init(key(1)), []
+    for step in range(3):
+        for _ in range(step):  # to evaluate, say
+            with torch.no_grad():
+                store.lookup(tables, make_ids(rank, 4, False, False))
+        parts = [store.lookup(tables, make_ids(10 * step + rank, 4, False, False)) for _ in range(2)]
+        gradients = [store.gradient(tables, touched, gradient_of(emb, step)) for emb, touched in parts]
+        tables = store.apply(tables, add(gradients))
+        seen.append({int(k.iter_cpu) for k in tables["kernels"]})
+    return seen
+
+
+def test_fbgemm_counts_our_steps_whatever_else_is_looked_up(ranks: Ranks) -> None:
+    # On a GPU each pass adds one to what it found; on a CPU, whose rules do not ask, it adds none.
+    assert ranks.run(2, counts) == [[{0}, {1}, {2}]] * 2
 
 
 def test_row_wise_statistics_of_column_shards_are_one_a_shard(ranks: Ranks) -> None:
