@@ -12,8 +12,8 @@ import torch.distributed as dist
 from tensordict import TensorDict
 from torch import Tensor
 
-from funcrec.core.errors import ConfigError, fail
-from funcrec.core.ragged import Ids, segment_sum
+from funcrec.core.errors import ConfigError, ShapeError, fail
+from funcrec.core.ragged import Ids, Nested, segment_sum
 from funcrec.embedding.histories import find_steps
 from funcrec.embedding.spec import EmbeddingSpec, Lookup
 from funcrec.embedding.store import Store, Tables
@@ -65,6 +65,9 @@ def exchange(
         DataError, ShapeError: as :func:`funcrec.embedding.lookup.gather`.
     """
     batch = batch_size(spec, ids) if spec.features else 0
+    nested = sorted({lk.feature for g in spec.groups for lk in g.lookups if isinstance(ids[lk.feature], Nested)})
+    if nested:
+        fail(ShapeError, f"features {nested}", got="a bag of ids a step", expected="ids to pool: list it in a sequence")
     factors = has_weights(layout.bags, ids)
     largest, some = (rows, weighted) if rows is not None and weighted is not None else agree(batch, factors, group)
     if batch > (rows or batch) or factors > some:

@@ -173,7 +173,13 @@ def fit(
 
     Epoch e is shuffled by the run's key folded with e, so a resumed run sees the very batches that were left. The last
     group of micro-batches of an epoch takes a step too, however few they are.
+
+    Raises:
+        ConfigError: tables of a sharded store, training data without rows, a monitored metric that is not measured.
     """
+    if "weights" not in run.train.tables:
+        fix = "write the loop, with together and shard.checkpoint: examples/train_sharded.py is one"
+        fail(ConfigError, "fit: tables", got="those of a sharded store", expected="local ones", fix=fix)
     while not finished(run, config):
         shuffle = fold_in(fold_in(run.train.key, "shuffle"), run.epoch)
         pending: list[Batch] = []

@@ -131,6 +131,8 @@ def make_step(
         fix = "take a sharded store over the processes of the replicas, or neither"
         seen = f"{others.world} replicas, a store of {store.processes} processes"
         fail(ConfigError, "make_step: processes", got=seen, expected="as many of one as of the other", fix=fix)
+    if cuda_graph and others.world > 1:
+        fail(ConfigError, "make_step: cuda_graph", got=f"{others.world} replicas", expected="one", fix="leave it off")
     eager = grad_and_value(others.summed(scaled), argnums=(0, 1), has_aux=True)
     fast = torch.compile(eager, fullgraph=True, dynamic=False, options=INDUCTOR) if compile else eager
     fast = captured(fast) if cuda_graph else fast

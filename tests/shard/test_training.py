@@ -8,9 +8,10 @@ import torch.distributed as dist
 
 from funcrec import metrics, models, optim
 from funcrec.core import tree
-from funcrec.core.errors import ConfigError
+from funcrec.core.errors import ConfigError, ShapeError
 from funcrec.core.groups import Group
 from funcrec.core.init import Normal
+from funcrec.core.ragged import Nested, Ragged
 from funcrec.core.random import key
 from funcrec.data.rows import concat
 from funcrec.embedding import rowwise_store, spec_for
@@ -22,10 +23,10 @@ from funcrec.shard.checkpoint import tensors_of
 from funcrec.shard.merge import merge_states
 from funcrec.shard.replication import replicas
 from funcrec.shard.share import together
-from funcrec.train import make_step
+from funcrec.train import FitConfig, Run, fit, make_step
 from tests.shard.processes import Ranks
 from tests.shard.sharded import make_plan
-from tests.train.tiny import ROWS, data, rows_of
+from tests.train.tiny import ROWS, Rows, data, rows_of
 
 RULE = rowwise.adagrad(0.1)
 KINDS = {"a": "row_wise", "b": "table_wise"} | dict.fromkeys(("c", "a_wide", "b_wide", "c_wide"), "data_parallel")
@@ -154,6 +155,14 @@ def refused(rank, world, group):
     step = make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group), max_norm=1.0)
     with pytest.raises(ConfigError, match="norm of the gradient of sharded tables"):
         step.train(step.init(key(0)), data(4, seed=rank, dtype=torch.float32))
+    with pytest.raises(ConfigError, match=r"cuda_graph: got 2 replicas"):
+        make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group), cuda_graph=True)
+    with pytest.raises(ConfigError, match="fit: tables"):
+        next(fit(Run(step.init(key(0))), step, Rows(data(4)), FitConfig(batch_size=2, epochs=1)))
+    none = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(5, dtype=torch.int64))
+    bag = Nested.from_lengths(none, torch.ones(4, dtype=torch.int64))
+    with pytest.raises(ShapeError, match=r"\['a'\]: got a bag of ids a step"):
+        store.lookup(store.init(key(0)), {**data(4).ids, "a": bag})
     with pytest.raises(ConfigError, match="ranks of the plan"):
         sharded_store(spec, RULE, make_plan(spec, RULE, 4, KINDS, 6), group=group)
     adam = rowwise.adam(0.1)
