@@ -1,4 +1,4 @@
-"""Train over many processes: ``torchrun --nproc-per-node 2 examples/train_sharded.py --out runs/two``.
+"""Train over many processes: ``torchrun --standalone --nproc-per-node 2 examples/train_sharded.py --tables adagrad``.
 
 The options are those of ``train.py``; ``--batch-size`` is of all ranks together, so that any number of them takes the
 same steps. Without ``torchrun`` it is one process. Started again with the same ``--out``, on as many ranks as you like,
