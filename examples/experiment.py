@@ -217,7 +217,7 @@ def _store(o: Options, model: Model, fields: Fields) -> Store:
     return rowwise_store(spec, getattr(rowwise, o.tables)(rate), compile=bool(o.compile))
 
 
-def _distillation(o: Options, model: Model) -> Objective:
+def distillation(o: Options, model: Model) -> Objective:
     """The light net's losses beside its booster's."""
     similarity = None if o.similarity == "none" else o.similarity
     factors = {"hint_l2_loss": o.hint}
@@ -232,7 +232,7 @@ def build(o: Options, fields: Fields) -> Step:
         _store(o, model, fields),
         getattr(optim, o.optimizer)(o.learning_rate),
         None if distilled else bce,
-        objective=_distillation(o, model) if distilled else None,
+        objective=distillation(o, model) if distilled else None,
         precision=o.precision,
         max_norm=o.max_norm,
         compile=bool(o.compile),

@@ -2,7 +2,7 @@
 
 The options are those of ``train.py``; ``--batch-size`` is of all ranks together, so that any number of them takes the
 same steps. Without ``torchrun`` it is one process. Started again with the same ``--out``, on as many ranks as you like,
-it goes on from the last whole checkpoint.
+it goes on from the last whole checkpoint. There is no early stopping here, and no TensorBoard.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -51,11 +52,41 @@ class ShardedOptions(Options):
     """Print the plan and draw it into --out."""
 
 
-def check(o: Options) -> None:
-    if o.tables in ("dense", None) or o.max_norm is not None or o.precision == "fp16" or o.accumulate != 1:
-        seen = f"--tables {o.tables}, --max-norm {o.max_norm}, --precision {o.precision}, --accumulate {o.accumulate}"
-        fix = "give --tables sgd, adagrad or rowwise_adagrad, and leave the others out"
-        fail(ConfigError, "train_sharded", got=seen, expected="a row rule, no norm, no fp16, no accumulation", fix=fix)
+def settings(given: ShardedOptions, ranks: RankInfo) -> ShardedOptions:
+    """The data set's settings for what was not given, less those that sharded tables or this loop do not know.
+
+    Raises:
+        ConfigError: one of these was asked for.
+    """
+    o: Any = completed(given)
+    unknown = {"l2": 0.0, "max_norm": None, "patience": None, "reduce": 1.0, "evaluate": None, "accumulate": 1}
+    for name, off in unknown.items():
+        if getattr(given, name) not in (None, off):
+            what = f"train_sharded: --{name.replace('_', '-')}"
+            fail(
+                ConfigError, what, got=getattr(given, name), expected="not given", fix="train.py has it, on one process"
+            )
+    if o.tables in ("dense", None) or o.precision == "fp16":
+        seen = f"--tables {o.tables}, --precision {o.precision}"
+        fix = "give --tables sgd, adagrad or rowwise_adagrad, and fp32 or bf16"
+        fail(ConfigError, "train_sharded", got=seen, expected="a rule for rows, no loss scale", fix=fix)
+    dropped = {name: getattr(o, name) for name, off in unknown.items() if getattr(o, name) not in (None, off)}
+    if dropped:
+        ranks.say(f"without these settings of {o.data}, which sharded tables or this loop lack: {dropped}")
+    return replace(o, **unknown)
+
+
+def check_same_run(o: ShardedOptions, data: experiment.Data, ranks: RankInfo, resuming: bool) -> None:
+    """Raise where the checkpoints at ``--out`` are of another model, data or settings; else note what they are of."""
+    about = experiment.describe(o, data)
+    about["options"] = {k: v for k, v in about["options"].items() if k not in ("sharding", "show_plan")}
+    about, path = json.loads(json.dumps(about)), o.out / "about.json"
+    if resuming and (held := json.loads(path.read_text())) != about:
+        old, new = held["options"], about["options"]
+        odd = {k: (old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)}
+        fail(ConfigError, f"{o.out} holds another run", got=odd or "other data", fix="choose another --out")
+    if ranks.main and not resuming:
+        path.write_text(json.dumps(about, indent=1))
 
 
 def build(o: ShardedOptions, data: experiment.Data, ranks: RankInfo) -> tuple[Step, RowRule]:
@@ -77,9 +108,18 @@ def build(o: ShardedOptions, data: experiment.Data, ranks: RankInfo) -> tuple[St
         print(where)
         where.picture(o.out / "plan.png")
     store = sharded_store(spec, rule, where, group=ranks.group)
-    dense = getattr(optim, o.optimizer)(o.learning_rate)
-    options: Any = {"precision": o.precision, "compile": bool(o.compile), "compile_rows": None}
-    return make_step(model, store, dense, bce, replicas=replicas(ranks.group), **options), rule
+    distilled = o.model == "rocket_launching" and o.booster
+    step = make_step(
+        model,
+        store,
+        getattr(optim, o.optimizer)(o.learning_rate),
+        None if distilled else bce,
+        objective=experiment.distillation(o, model) if distilled else None,
+        precision=o.precision,
+        compile=bool(o.compile),
+        replicas=replicas(ranks.group),
+    )
+    return step, rule
 
 
 def mine(batch: Batch, ranks: RankInfo) -> Batch:
@@ -105,13 +145,7 @@ def evaluate(step: Step, ts: TrainState, data: Dataset, ranks: RankInfo) -> dict
 
 
 def main(given: ShardedOptions, ranks: RankInfo) -> dict[str, Any]:
-    o: Any = completed(given)
-    if given.max_norm is None and o.max_norm is not None:
-        ranks.say(
-            f"without the published max_norm {o.max_norm} of {o.data}: sharded rows have no norm before their update"
-        )
-        o = replace(o, max_norm=None)
-    check(o)
+    o: Any = settings(given, ranks)
     data = experiment.read(o)
     o = experiment.with_batch_size(o, data)
     o.out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +153,9 @@ def main(given: ShardedOptions, ranks: RankInfo) -> dict[str, Any]:
     ts, position = step.init(key(o.seed, ranks.device)), torch.zeros(2, dtype=torch.int64)  # epoch, batch
     checkpoints = o.out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    if (last := last_whole(checkpoints)) is not None:
+    last = last_whole(checkpoints)
+    check_same_run(o, data, ranks, resuming=last is not None)
+    if last is not None:
         load(last, named(step.store.spec, rule, ts, position), ranks.group)
         ranks.say(f"resuming {last.name} on {ranks.world} ranks, at epoch {int(position[0]) + 1}, batch {position[1]}")
 
@@ -131,7 +167,7 @@ def main(given: ShardedOptions, ranks: RankInfo) -> dict[str, Any]:
 
     started, seen, history = time.perf_counter(), 0, []
     with (
-        LossFile(o.out / ("losses.csv" if ranks.main else f"losses-rank{ranks.rank}.csv"), int(ts.step)) as losses,
+        LossFile(o.out / "losses.csv", int(ts.step)) if ranks.main else nullcontext() as losses,
         tqdm(unit=" rows", unit_scale=True, disable=not (ranks.main and o.progress), mininterval=0.5) as bar,
     ):
         for epoch in range(int(position[0]), int(o.epochs or 1)):
@@ -139,7 +175,8 @@ def main(given: ShardedOptions, ranks: RankInfo) -> dict[str, Any]:
             for at, batch in enumerate(epoch_of(data.splits["train"], o, ts, epoch, first), first + 1):
                 part = mine(batch, ranks)
                 ts, info = step.train(ts, part if len(part) else None)
-                losses.add(int(ts.step), info["loss"])
+                if losses is not None:
+                    losses.add(int(ts.step), info["loss"])
                 seen += len(batch)
                 bar.update(len(batch))
                 if o.checkpoint_steps and int(ts.step) % o.checkpoint_steps == 0:
@@ -164,7 +201,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*is_fx_tracing.*")
     options = tyro.cli(ShardedOptions, description=__doc__)
     try:
-        with launched() as info:
+        with launched(device=None if options.device == "auto" else options.device) as info:
             result = main(options, info)
             if info.main:
                 print(json.dumps(result))

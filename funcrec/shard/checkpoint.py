@@ -67,9 +67,9 @@ def save(path: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None =
     import torch.distributed.checkpoint as dcp
 
     rough = path.with_name(f".{path.name}.part")
+    if path.exists():  # seen by all ranks: one that fails alone would leave the others waiting
+        fail(CheckpointError, f"checkpoint {path}", got="one that is there already", fix="choose another name")
     if rank_in(group) == 0:
-        if path.exists():
-            fail(CheckpointError, f"checkpoint {path}", got="one that is there already", fix="choose another name")
         shutil.rmtree(rough, ignore_errors=True)
     _wait(group)
     with warnings.catch_warnings():
