@@ -21,11 +21,11 @@ from torch import Tensor
 
 from funcrec.core.errors import ConfigError, FuncrecError, fail
 from funcrec.core.ragged import Nested, Ragged
-from funcrec.data.rows import cut
+from funcrec.core.rows import cut
 from funcrec.layers.din_attention import DINEncoder, din_attention_weights
 from funcrec.layers.inputs import sequence_keys, sequence_query
 from funcrec.train import best_of
-from funcrec.train.fit import probabilities
+from funcrec.train.evaluation import probabilities
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -142,18 +142,33 @@ Ids = Mapping[str, Tensor | Ragged | Nested]
 
 
 def concat_ids(parts: Sequence[Tensor | Ragged | Nested]) -> Tensor | Ragged | Nested:
-    """The rows of one feature in several batches, one batch after the other."""
+    """The rows of one feature in several batches, one batch after the other.
+
+    One id a row among bags becomes a bag of one, and unweighted ids among weighted ones get the weight 1.
+
+    Raises:
+        ShapeError: bags of ids a step in some batches only.
+    """
     nested = [p for p in parts if isinstance(p, Nested)]
     if nested:
+        if len(nested) < len(parts):
+            kinds = sorted({type(p).__name__ for p in parts})
+            fail(ShapeError, "ids of one feature in several batches", got=kinds, expected="bags of ids a step in all")
         bags = concat_ids([p.bags for p in nested])
         assert isinstance(bags, Ragged)
         return Nested.from_lengths(bags, torch.cat([p.lengths for p in nested]))
-    ragged = [p for p in parts if isinstance(p, Ragged)]
-    if not ragged:
-        return torch.cat([p for p in parts if isinstance(p, Tensor)])
-    weights = [p.weights for p in ragged if p.weights is not None]
+    tensors = [p for p in parts if isinstance(p, Tensor)]
+    if len(tensors) == len(parts):
+        return torch.cat(tensors)
+    bag = lambda x: Ragged(x, torch.arange(x.shape[0] + 1, device=x.device))  # noqa: E731
+    ragged = [bag(p) if isinstance(p, Tensor) else p for p in parts if not isinstance(p, Nested)]
+    weights = None
+    given = [p.weights for p in ragged if p.weights is not None]
+    if given:
+        ones = [given[0].new_ones(p.values.shape) for p in ragged]
+        weights = torch.cat([one if p.weights is None else p.weights for p, one in zip(ragged, ones, strict=True)])
     values, lengths = torch.cat([p.values for p in ragged]), torch.cat([p.lengths for p in ragged])
-    return Ragged.from_lengths(values, lengths, torch.cat(weights) if weights else None)
+    return Ragged.from_lengths(values, lengths, weights)
 
 
 def rows_at(x: Tensor, index: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, DataError, fail
 from funcrec.core.random import permutation
+from funcrec.core.rows import concat, cut, select
 from funcrec.data.chunk import BadRows
 from funcrec.data.encode import encode
 from funcrec.data.parse import parse
-from funcrec.data.rows import concat, cut, select
 from funcrec.data.schema import Fields, Schema
 from funcrec.data.source import Source
 from funcrec.data.vocabulary import Vocabularies

@@ -11,12 +11,12 @@ from torch import Tensor
 from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.random import fold_in, permutation
+from funcrec.core.rows import regroup, select
 from funcrec.data.chunk import BadRow, BadRows, Chunk
 from funcrec.data.encode import encode
 from funcrec.data.memory import check_pass
 from funcrec.data.parse import parse
 from funcrec.data.prefetch import ordered_map, prefetch
-from funcrec.data.rows import regroup, select
 from funcrec.data.schema import Fields, Schema
 from funcrec.data.source import Source
 from funcrec.data.vocabulary import Vocabularies

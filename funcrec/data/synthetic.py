@@ -27,9 +27,9 @@ from torch import Tensor
 from funcrec.core.batch import Batch
 from funcrec.core.errors import ConfigError, fail
 from funcrec.core.random import bernoulli, fold_in, normal, uniform
+from funcrec.core.rows import cut
 from funcrec.data.columns import Categorical, Numeric, Range
 from funcrec.data.memory import InMemory
-from funcrec.data.rows import cut
 from funcrec.data.schema import Schema
 from funcrec.data.targets import Label
 from funcrec.data.vocabulary import Vocabularies

@@ -1,12 +1,14 @@
 """Ragged rows: selection, conversion, and segment sums against plain loops."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from funcrec.core.errors import ShapeError
-from funcrec.core.ragged import Nested, Ragged, rows_at, segment_mean, segment_sum
+from funcrec.core.ragged import Nested, Ragged, concat_ids, rows_at, segment_mean, segment_sum
 
 rows = st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8)
 
@@ -95,3 +97,33 @@ def test_forward_over_reverse_of_rows_and_sums_compiles_with_inductor():
     loss = lambda w: torch.sin(segment_sum(rows_at(w, ids), segments, 9)).square().sum()  # noqa: E731
     hvp = lambda w: torch.func.jvp(torch.func.grad(loss), (w,), (direction,))[1]  # noqa: E731
     torch.testing.assert_close(torch.compile(hvp, fullgraph=True)(w), hvp(w), rtol=1e-4, atol=1e-5)
+
+
+@given(kinds=st.lists(st.sampled_from(["one", "bags", "weighted"]), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_batches_of_one_feature_are_joined_whatever_their_form(kinds: list[str], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    parts: list[torch.Tensor | Ragged] = []
+    expected: list[list[tuple[int, float]]] = []
+    for kind in kinds:
+        lengths = torch.ones(3, dtype=torch.int64) if kind == "one" else torch.randint(0, 3, (3,), generator=g)
+        values = torch.randint(0, 9, (int(lengths.sum()),), generator=g)
+        weights = torch.rand(values.shape, generator=g) if kind == "weighted" else None
+        parts.append(values if kind == "one" else Ragged.from_lengths(values, lengths, weights))
+        factors = torch.ones(values.shape) if weights is None else weights
+        pairs = list(zip(values.tolist(), factors.tolist(), strict=True))
+        ends = [0, *lengths.cumsum(0).tolist()]
+        expected += [pairs[a:b] for a, b in pairwise(ends)]
+    joined = concat_ids(parts)
+    assert isinstance(joined, torch.Tensor) == (set(kinds) == {"one"})
+    assert len(joined) == len(expected)
+    assert not isinstance(joined, Nested)
+    bags = Ragged(joined, torch.arange(len(joined) + 1)) if isinstance(joined, torch.Tensor) else joined
+    factors = torch.ones(bags.values.shape) if bags.weights is None else bags.weights
+    pairs, ends = list(zip(bags.values.tolist(), factors.tolist(), strict=True)), bags.offsets.tolist()
+    assert [pairs[a:b] for a, b in pairwise(ends)] == expected
+
+
+def test_bags_a_step_and_bags_a_row_are_not_joined() -> None:
+    bag = Ragged.from_lengths(torch.arange(2), torch.tensor([1, 1]))
+    with pytest.raises(ShapeError, match=r"several batches: got \['Nested', 'Ragged'\]"):
+        concat_ids([Nested.from_lengths(bag, torch.tensor([2, 0])), bag])

@@ -11,6 +11,7 @@ import torch
 
 from funcrec.core.errors import ConfigError, DataError
 from funcrec.core.ragged import Nested, Ragged
+from funcrec.core.rows import cut
 from funcrec.data import (
     BadRows,
     InMemory,
@@ -26,7 +27,6 @@ from funcrec.data import (
     load,
     ml_100k,
 )
-from funcrec.data.rows import cut
 
 RECIPES = {
     "frappe": (frappe(), "frappe/train.csv.gz", 202_005, 0.335),

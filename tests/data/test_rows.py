@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funcrec.core.batch import Batch
+from funcrec.core.rows import concat, cut, regroup, select
 from funcrec.data.prefetch import ordered_map, prefetch
-from funcrec.data.rows import concat, cut, regroup, select
 from tests.data.small import N, data_threads, rows_of
 
 
