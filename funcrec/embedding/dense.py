@@ -8,6 +8,7 @@ are proportional to the tables, not to the batch. ``lookup`` is differentiable i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,24 @@ def _l2_factor(stack: Stack, l2: float | Mapping[str, float]) -> float | Tensor:
     if not isinstance(l2, Mapping):
         return float(l2)
     return torch.cat([torch.full((t.rows, 1), float(l2.get(t.name, 0.0))) for t in stack.tables])
+
+
+def _write_beginnings(state: Any, some: Any, none: Any, rows: Tensor) -> None:
+    """Put ``rows`` of an optimizer's state where they began: what ``init`` gave for as many rows and for none.
+
+    A tensor that is longer in one than in the other has an entry a row. Others (counts, rates) belong to all rows.
+
+    Raises:
+        ConfigError: a state that has no row for each row of its table.
+    """
+    if not isinstance(state, Tensor):
+        for k in range(len(state)) if isinstance(state, (list, tuple)) else state:
+            _write_beginnings(state[k], some[k], none[k], rows)
+    elif some.shape != none.shape:
+        if some.shape[1:] != state.shape[1:] or some.shape[1:] != none.shape[1:]:
+            what, fix = "reset: a state of the dense store's optimizer", "take the row-wise store"
+            fail(ConfigError, what, got=tuple(state.shape), expected="an entry a row of the table", fix=fix)
+        state.index_copy_(0, rows, some)
 
 
 def dense_store(
@@ -82,4 +101,17 @@ def dense_store(
         leaves, state = optimizer.step(grads, tables["optimizer"], [weights[n] for n in names], donate=True)
         return {"weights": weights.replace(dict(zip(names, leaves, strict=True))), "optimizer": state}
 
-    return Store(init, lookup, gradient, regularize, apply, spec)
+    @torch.no_grad()
+    def reset(tables: Tables, table: str, rows: Tensor, values: Tensor) -> Tables:
+        stack, weights = spec.stack_of[table], tables["weights"]
+        at = rows + stack.offsets[table]
+        # What the optimizer begins with for so many rows of this leaf, and for none: where they differ, it is by row.
+        some, none = (
+            optimizer.init([(values[:n] if name == stack.name else weights[name][:0]) for name in names], names)
+            for n in (rows.shape[0], 0)
+        )
+        _write_beginnings(tables["optimizer"], some, none, at)
+        weights[stack.name].index_copy_(0, at, values)
+        return tables
+
+    return Store(init, lookup, gradient, regularize, apply, spec, reset=reset)

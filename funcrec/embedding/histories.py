@@ -89,7 +89,7 @@ def find_steps(
             if check_ids:
                 if group.pad_to is not None:
                     _check_longest(what, x.lengths, steps)
-                check_range(stack, [lk], x.values, next(t.rows for t in stack.tables if t.name == lk.table))
+                check_range(stack.name, [lk], x.values, next(t.rows for t in stack.tables if t.name == lk.table))
             row = (x if isinstance(x, Ragged) else x.steps()).segments()
             place = row * steps + torch.arange(row.shape[0], device=row.device) - x.offsets[row]
             step, factors = _occurrences(x, lk.pooling, dtypes[stack.name])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcrec.core.errors import DataError, fail
-from funcrec.embedding.spec import Lookup, Stack
+from funcrec.embedding.spec import Lookup
 
 
 def on_device(x: Tensor) -> bool:
@@ -22,22 +22,23 @@ def in_range(ids: Tensor, bounds: Tensor | int) -> Tensor:
 
 
 def check_range(
-    stack: Stack, lookups: Sequence[Lookup], ids: Tensor, bounds: Tensor | int, of: Tensor | None = None
+    where: str, lookups: Sequence[Lookup], ids: Tensor, bounds: Tensor | int, of: Tensor | None = None
 ) -> None:
     """Raise on an id outside its own table: inside the stacked tensor it would silently read another table's row.
 
-    ``of``: which lookup each id belongs to; None: that of its column, or the only one.
+    ``where`` names the tables in the assertion on a device, which cannot tell which it is. ``of``: which lookup each id
+    belongs to; None: that of its column, or the only one.
     """
     if on_device(ids):
         inside = in_range(ids, bounds).all()
-        torch._assert_async(inside, f"an id is out of the range of its table (stack {stack.name!r})")
+        torch._assert_async(inside, f"an id is out of the range of its table ({where})")
         return
     bad = (ids < 0) | (ids >= bounds)
     if bool(bad.any()):
         at = bad.nonzero()[0]
         which = int(of[at[0]]) if of is not None else int(at[-1]) if ids.dim() == 2 else 0
         lookup = lookups[which]
-        rows = next(t.rows for t in stack.tables if t.name == lookup.table)
+        rows = bounds if isinstance(bounds, int) else int(bounds[which if of is None else at[0]])
         fail(
             DataError,
             f"feature {lookup.feature!r}: id out of range of table {lookup.table!r}",

@@ -152,4 +152,14 @@ def rowwise_store(
             write(tables["weights"][name], tables["slots"][name], row_grad, now)
         return tables
 
-    return Store(init, lookup, gradient, regularize, apply, spec)
+    @torch.no_grad()
+    def reset(tables: Tables, table: str, rows: Tensor, values: Tensor) -> Tables:
+        stack = spec.stack_of[table]
+        at = rows + stack.offsets[table]
+        weight = tables["weights"][stack.name]
+        weight.index_copy_(0, at, values.to(weight.dtype))
+        for name, slot in rule.slots(stack.dim).items():
+            tables["slots"][stack.name][name].index_fill_(0, at, slot.fill)
+        return tables
+
+    return Store(init, lookup, gradient, regularize, apply, spec, reset=reset)

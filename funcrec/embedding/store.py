@@ -11,12 +11,13 @@ over micro-batches, a global norm over dense weights and tables together, the in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from funcrec.core.errors import ConfigError, fail
 from funcrec.core.ragged import Ids
 from funcrec.core.random import fold_in
 from funcrec.embedding.rows import Gradient
@@ -26,8 +27,25 @@ from funcrec.embedding.spec import EmbeddingSpec
 Tables = dict[str, Any]
 
 
+def _no_reset(tables: Tables, table: str, rows: Tensor, values: Tensor) -> NoReturn:
+    del tables, rows, values
+    fail(ConfigError, f"reset: table {table!r}", got="a store that cannot", fix="give its Store a reset of its own")
+
+
+class Begun(Protocol):
+    """Ids whose lookup has begun: a mapping as they were, and what goes on behind it."""
+
+    def advance(self) -> bool:
+        """Start what can be started now; whether nothing is left to wait for."""
+        ...
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """As for tensors: the lookup will be on that stream."""
+        ...
+
+
 class Store(NamedTuple):
-    """Pure functions over tables, except that ``apply`` and ``update`` reuse the memory of the tables given."""
+    """Pure functions over tables, except that ``apply``, ``update`` and ``reset`` reuse the memory of those given."""
 
     init: Callable[[Tensor], Tables]
     lookup: Callable[[Tables, Ids], tuple[TensorDict, Any]]
@@ -40,6 +58,11 @@ class Store(NamedTuple):
     spec: EmbeddingSpec
     processes: int = 1
     """Of how many processes a gradient sums the rows."""
+    reset: Callable[[Tables, str, Tensor, Tensor], Tables] = _no_reset
+    """``(tables, table, rows [n], values [n, dim])``: rows of one table become ``values``, their optimizer's statistics
+    what they were before the first step. With many processes all of them say the same."""
+    begin: Callable[[Tables, Ids], Ids] = lambda tables, ids: ids
+    """Starts whatever of a lookup needs no weights, and returns ids to look up later: maybe :class:`Begun`."""
 
     def update(self, tables: Tables, touched: Any, d_emb: TensorDict) -> Tables:
         return self.apply(tables, self.regularize(tables, self.gradient(tables, touched, d_emb)))

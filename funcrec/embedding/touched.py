@@ -68,7 +68,7 @@ def stacked_rows(stack: Stack, ids: Ids, batch: int, dtype: torch.dtype, check_i
         columns = torch.stack([ids[lk.feature] for lk in single], dim=1)  # type: ignore[misc]
         sizes, starts = _sizes_and_starts(stack, single, columns.device)
         if check_ids:
-            check_range(stack, single, columns, sizes)
+            check_range(stack.name, single, columns, sizes)
         matrix = (columns + starts).to(stack.index_dtype)
     if bagged:
         flat = flat_bags(bagged, ids)
@@ -76,7 +76,7 @@ def stacked_rows(stack: Stack, ids: Ids, batch: int, dtype: torch.dtype, check_i
         of = bag // max(batch, 1)
         sizes, starts = _sizes_and_starts(stack, bagged, bag.device)
         if check_ids:
-            check_range(stack, bagged, flat.values, sizes[of], of)
+            check_range(stack.name, bagged, flat.values, sizes[of], of)
         rows = (flat.values + starts[of]).to(stack.index_dtype)
         bags = (rows, flat.offsets, pooling_factors(bagged, flat, bag, dtype))
     return StackTouched(matrix, bags, order, batch)

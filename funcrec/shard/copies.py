@@ -11,7 +11,7 @@ from funcrec.embedding.rows import Gradient, RowGrad, sum_duplicates
 from funcrec.shard.group import world_size
 
 
-def _gathered(x: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+def gathered(x: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
     """The first ``counts[r]`` rows of each rank's x, in the order of the ranks."""
     most = max(counts)
     padded = F.pad(x, (0,) * (2 * x.dim() - 1) + (most - x.shape[0],))
@@ -32,5 +32,5 @@ def everybodys(own: Gradient, group: dist.ProcessGroup | None) -> Gradient:
         sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks)]
         dist.all_gather(sizes, torch.tensor([rows.shape[0]], device=rows.device), group=group)
         counts = [int(n) for n in torch.cat(sizes).tolist()]
-        out[name] = RowGrad(_gathered(rows, counts, group), _gathered(values, counts, group))
+        out[name] = RowGrad(gathered(rows, counts, group), gathered(values, counts, group))
     return out
