@@ -134,6 +134,8 @@ def set_scale(state: State, scale: float) -> State:
         if isinstance(node, dict):
             found += "scale" in node
             return {k: scalar(scale, torch.float64) if k == "scale" else walk(v) for k, v in node.items()}
+        if isinstance(node, tuple) and hasattr(node, "_make"):  # a NamedTuple
+            return node._make(map(walk, node))
         return type(node)(map(walk, node)) if isinstance(node, (list, tuple)) else node
 
     scaled = walk(state)

@@ -1,7 +1,9 @@
 """Train states, the training step, fit and evaluate loops, checkpoints."""
 
 from funcrec.train import checkpoint
-from funcrec.train.fit import FitConfig, Report, Run, best_of, evaluate, fit, predict
+from funcrec.train.ahead import ahead
+from funcrec.train.evaluation import evaluate, part_of, predict
+from funcrec.train.fit import FitConfig, Report, Run, best_of, fit
 from funcrec.train.state import TrainState
 from funcrec.train.step import Step, make_step
 
@@ -11,10 +13,12 @@ __all__ = [
     "Run",
     "Step",
     "TrainState",
+    "ahead",
     "best_of",
     "checkpoint",
     "evaluate",
     "fit",
     "make_step",
+    "part_of",
     "predict",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -24,15 +25,19 @@ def row_weight(batch: Batch | None) -> float:
     return float(batch.features["weight"].double().sum()) if weighted else float(len(batch))
 
 
-def shares(batches: Sequence[Batch | None], replicas: Replicas) -> list[float]:
+def shares(batches: Sequence[Any], replicas: Replicas) -> list[float]:
     """The share of each micro-batch in the mean over all micro-batches of all processes.
 
-    Weights that sum to 0 leave no gradient, as they do in one batch.
+    ``batches``: each a Batch, None, or one of :func:`funcrec.train.ahead`, which says what it counts. Weights that sum
+    to 0 leave no gradient, as they do in one batch.
     """
     if replicas.world == 1 and len(batches) == 1:
         return [1.0]
-    weights = [row_weight(b) for b in batches]
-    (whole,) = replicas.total([sum(weights)])
+    if all(hasattr(b, "total") for b in batches):
+        weights, whole = [b.weight for b in batches], sum(b.total for b in batches)
+    else:
+        weights = [b.weight if hasattr(b, "weight") else row_weight(b) for b in batches]
+        (whole,) = replicas.total([sum(weights)])
     return [w / (whole or 1.0) for w in weights]
 
 
@@ -53,3 +58,14 @@ def no_ids(spec: EmbeddingSpec, device: torch.device) -> Ids:
     """The ids of a batch of no rows."""
     none = torch.zeros(0, dtype=torch.int64, device=device)
     return {name: Ragged(none, torch.zeros(1, dtype=torch.int64, device=device)) for name in spec.features}
+
+
+def packed(leaves: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """All tensors of a dtype in one, for one sum over processes, and the tensors themselves as views of these."""
+    views, flats = list(leaves), []
+    for dtype in dict.fromkeys(x.dtype for x in leaves):
+        own = [i for i, x in enumerate(leaves) if x.dtype == dtype]
+        flats.append(torch.cat([leaves[i].reshape(-1) for i in own]))
+        for i, part in zip(own, flats[-1].split([leaves[i].numel() for i in own]), strict=True):
+            views[i] = part.view(leaves[i].shape)
+    return flats, views
