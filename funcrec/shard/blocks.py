@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from funcrec.core.errors import ConfigError, fail
 from funcrec.core.init import Initializer
 from funcrec.core.random import fold_in, only_rows
 from funcrec.embedding.spec import EmbeddingSpec
@@ -40,8 +41,10 @@ def sharded_tensors(module: Any, rule: RowRule) -> Iterator[tuple[str, str | Non
     for path, state in states.items():
         table = path.split(".")[-2]
         for ours, theirs in slots.items():
-            if f"{table}.{theirs}" in state:
-                yield table, ours, state[f"{table}.{theirs}"]
+            if f"{table}.{theirs}" not in state:  # left out of checkpoints, it would be lost silently
+                what = f"sharded table {table!r}: statistic {ours!r} of {rule.name}"
+                fail(ConfigError, what, got=sorted(state), expected=f"torchrec's {table}.{theirs}")
+            yield table, ours, state[f"{table}.{theirs}"]
 
 
 def local_blocks(module: Any, rule: RowRule) -> Iterator[Block]:

@@ -88,8 +88,12 @@ def make_collection(
     device: torch.device,
     *,
     rows: bool,
+    checked: bool,
 ) -> Any:
-    """The sharded collection of the tables of these lookups: row by row, or by bags; its weights are not set yet."""
+    """The sharded collection of the tables of these lookups: row by row, or by bags; its weights are not set yet.
+
+    ``checked``: see :func:`funcrec.shard.fused.fused_params`.
+    """
     quiet_torchrec()
     from torchrec.distributed.embedding import EmbeddingCollectionSharder
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -114,9 +118,9 @@ def make_collection(
         warnings.simplefilter("ignore")  # of torch's own sharded tensors
         if rows:
             module = EmbeddingCollection([config(EmbeddingConfig, t) for t in tables], device=meta)
-            sharder = EmbeddingCollectionSharder(fused_params=fused_params(rule))
+            sharder = EmbeddingCollectionSharder(fused_params=fused_params(rule, checked))
         else:
             module = EmbeddingBagCollection([config(EmbeddingBagConfig, t) for t in tables], device=meta)
-            sharder = EmbeddingBagCollectionSharder(fused_params=fused_params(rule))
+            sharder = EmbeddingBagCollectionSharder(fused_params=fused_params(rule, checked))
         env = ShardingEnv.from_process_group(group)
         return sharder.shard(module, to_torchrec(plan, module).plan[""], env, device)

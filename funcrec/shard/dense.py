@@ -18,7 +18,6 @@ the same collectives in the same order: whatever its loss does or does not use, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +133,7 @@ def _leave(loss: Tensor, link: Tensor) -> Tensor:
 
 def _natural(path: str) -> list[tuple[int, str]]:
     """A key that sorts ``mlp.10`` behind ``mlp.9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")]
 
 
 def plan_buckets(params: TensorDict, bucket_bytes: int = BUCKET_BYTES) -> Buckets:

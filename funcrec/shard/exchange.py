@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from tensordict import TensorDict
 from torch import Tensor
 
-from funcrec.core.errors import ConfigError, ShapeError, fail
-from funcrec.core.ragged import Ids, Nested, segment_sum
+from funcrec.core.errors import ConfigError, fail
+from funcrec.core.ragged import Ids, segment_sum
 from funcrec.embedding.histories import find_steps
 from funcrec.embedding.spec import EmbeddingSpec, Lookup
 from funcrec.embedding.store import Store, Tables
-from funcrec.embedding.touched import Touched, batch_size, pooling_factors
-from funcrec.shard.collections import Layout, name_of
+from funcrec.embedding.touched import Touched, pooling_factors
+from funcrec.shard.collections import Layout, name_of, quiet_torchrec
 from funcrec.shard.copies import everybodys
-from funcrec.shard.features import agree, bags_of, check_ids, has_weights, keyed
+from funcrec.shard.direct import Deliver, Way, look_up
+from funcrec.shard.features import bags_of
+from funcrec.shard.sending import Arrived, Sent
 
 
 class Looked(NamedTuple):
@@ -37,6 +39,7 @@ class Looked(NamedTuple):
 @contextlib.contextmanager
 def summed_gradients() -> Iterator[None]:
     """torchrec would divide gradients by the number of ranks."""
+    quiet_torchrec()
     from torchrec.distributed.comm_ops import get_gradient_division, set_gradient_division
 
     before = get_gradient_division()
@@ -48,41 +51,22 @@ def summed_gradients() -> Iterator[None]:
 
 
 def exchange(
-    spec: EmbeddingSpec,
-    layout: Layout,
-    copies: Store,
-    tables: Tables,
-    ids: Ids,
-    group: dist.ProcessGroup | None,
-    rows: int | None,
-    weighted: bool | None,
-    check: bool,
+    spec: EmbeddingSpec, layout: Layout, copies: Store, tables: Tables, sent: Sent, group: dist.ProcessGroup | None
 ) -> Looked:
-    """All lookups of a batch. With gradients enabled the graph is kept for :func:`push`.
-
-    Raises:
-        ConfigError: more rows, or weights, than the store was told.
-        DataError, ShapeError: as :func:`funcrec.embedding.lookup.gather`.
-    """
-    batch = batch_size(spec, ids) if spec.features else 0
-    nested = sorted({lk.feature for g in spec.groups for lk in g.lookups if isinstance(ids[lk.feature], Nested)})
-    if nested:
-        fail(ShapeError, f"features {nested}", got="a bag of ids a step", expected="ids to pool: list it in a sequence")
-    factors = has_weights(layout.bags, ids)
-    largest, some = (rows, weighted) if rows is not None and weighted is not None else agree(batch, factors, group)
-    if batch > (rows or batch) or factors > some:
-        seen = f"{batch} rows, {'with' if factors else 'without'} weights"
-        expected = f"at most {rows} rows, weighted={weighted}, as the store was told"
-        fail(ConfigError, "sharded_store: a batch", got=seen, expected=expected)
-    padded = max(rows or largest, 1)  # torchrec has no batch of no rows
+    """All lookups of a batch. With gradients enabled the graph is kept for :func:`push`."""
+    arrived = sent.arrived()
     with torch.enable_grad() if torch.is_grad_enabled() else torch.no_grad(), summed_gradients():
-        bags = _bags(spec, layout, tables, ids, batch, padded, some, check)
-        rows_of = _rows(spec, layout, tables, ids, padded, check)
-        emb_copies, touched = copies.lookup(tables["replicated"], {f: ids[f] for f in copies.spec.features})
+        out = {name: tables["modules"][name].compute_and_output_dist(*x) for name, x in arrived.lists.items()}
+        found = {name: x.wait() if hasattr(x, "wait") else x for name, x in out.items()}
+        bags = (
+            _direct_bags(tables["way"], arrived, group) if arrived.direct is not None else _bags(layout, found, arrived)
+        )
+        rows_of = {n: found[m][n].values() for m, lks in layout.rows.items() for n in (name_of(lk, True) for lk in lks)}
+        emb_copies, touched = copies.lookup(tables["replicated"], {f: sent[f] for f in copies.spec.features})
         given: list[tuple[str, Tensor]] = list(emb_copies.items())  # type: ignore[arg-type]
         leaves = {n: x.detach().requires_grad_(torch.is_grad_enabled()) for n, x in given}
-        emb = _groups(spec, layout, ids, batch, bags, rows_of, leaves)
-    return Looked(ids, batch, emb, leaves, touched, tables)
+        emb = _groups(spec, layout, sent, arrived.batch, bags, rows_of, leaves)
+    return Looked(sent, arrived.batch, emb, leaves, touched, tables)
 
 
 class Bags(NamedTuple):
@@ -107,33 +91,22 @@ class Bags(NamedTuple):
         return self.values[:, first : first + len(at) * dim].unflatten(1, (len(at), dim))
 
 
-def _bags(
-    spec: EmbeddingSpec, layout: Layout, tables: Tables, ids: Ids, batch: int, padded: int, weighted: bool, check: bool
-) -> Bags:
+def _direct_bags(way: Way, arrived: Arrived, group: dist.ProcessGroup | None) -> Bags:
+    assert arrived.direct is not None
+    local = look_up(way, arrived.direct)
+    return Bags(local if way.straight else Deliver.apply(local, way, arrived.batch, group), way.columns)
+
+
+def _bags(layout: Layout, found: dict[str, Any], arrived: Arrived) -> Bags:
     """What the collection of bags answers."""
     if not layout.bags:
-        return Bags(torch.empty(batch, 0), {})
-    if check:
-        for lk in layout.bags:
-            check_ids(spec, lk, bags_of(ids[lk.feature]).values)
-    out = tables["modules"]["bags"](keyed(layout.bags, ids, padded, by_row=False, weighted=weighted))
-    found = out.wait() if hasattr(out, "wait") else out
-    ends = found.offset_per_key()
-    at = {name: (start, end - start) for name, start, end in zip(found.keys(), ends, ends[1:], strict=False)}
-    return Bags(found.values()[:batch], {lk: at[name_of(lk, False)] for lk in layout.bags})
-
-
-def _rows(spec: EmbeddingSpec, layout: Layout, tables: Tables, ids: Ids, padded: int, check: bool) -> dict[str, Tensor]:
-    """The rows ``[nnz, D]`` of the ids of each key of the collections of rows."""
-    rows: dict[str, Tensor] = {}
-    for module, lookups in layout.rows.items():
-        if check:
-            for lk in lookups:
-                check_ids(spec, lk, bags_of(ids[lk.feature]).values)
-        out = tables["modules"][module](keyed(lookups, ids, padded, by_row=True, weighted=False))
-        found = out.wait() if hasattr(out, "wait") else out
-        rows |= {name: found[name].values() for name in (name_of(lk, True) for lk in lookups)}
-    return rows
+        return Bags(torch.empty(arrived.batch, 0), {})
+    ends = found["bags"].offset_per_key()
+    at = {name: (start, end - start) for name, start, end in zip(found["bags"].keys(), ends, ends[1:], strict=False)}
+    values = found["bags"].values()
+    # A slice of all rows would be one more copy in the backward pass.
+    values = values if arrived.rows == arrived.batch else values[: arrived.batch]
+    return Bags(values, {lk: at[name_of(lk, False)] for lk in layout.bags})
 
 
 def _pool(lk: Lookup, ids: Ids, values: Tensor) -> Tensor:

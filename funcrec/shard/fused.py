@@ -40,9 +40,10 @@ def check_rule(rule: RowRule, device: torch.device) -> None:
         fail(ConfigError, "sharded_store: rule", got=seen, expected="0: FBGEMM ignores some decays there", fix=fix)
 
 
-def fused_params(rule: RowRule) -> dict[str, Any]:
-    """torchrec's ``fused_params``."""
+def fused_params(rule: RowRule, checked: bool) -> dict[str, Any]:
+    """torchrec's ``fused_params``; ``checked``: no id outside its table comes through, so that FBGEMM need not look."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
     from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 
     constants = dict(rule.constants or {})
@@ -55,6 +56,8 @@ def fused_params(rule: RowRule) -> dict[str, Any]:
             params[theirs] = float(constants[ours])
     if "weight_decay_mode" in constants:
         params["weight_decay_mode"] = WeightDecayMode[DECAY[str(constants["weight_decay_mode"])]]
+    if checked:
+        params["bounds_check_mode"] = BoundsCheckMode.NONE
     if rule.max_gradient is not None:
         params |= {"gradient_clipping": True, "max_gradient": rule.max_gradient}
     return params

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,10 +30,14 @@ from funcrec.embedding.store import Store, Tables
 from funcrec.optim import as_schedule
 from funcrec.optim.rowwise import RowRule
 from funcrec.shard.blocks import init_blocks
+from funcrec.shard.checks import check_plan
 from funcrec.shard.collections import Layout, make_collection
+from funcrec.shard.direct import find_way
 from funcrec.shard.exchange import Looked, exchange, push
 from funcrec.shard.fused import check_rule, fused_kernels, set_progress
 from funcrec.shard.placement import Plan
+from funcrec.shard.reset import reset_blocks
+from funcrec.shard.sending import Sent, send
 
 ENTRY = "sharded"
 
@@ -75,8 +80,6 @@ def sharded_store(
     plan: Plan,
     *,
     group: dist.ProcessGroup | None = None,
-    rows: int | None = None,
-    weighted: bool | None = None,
     check_ids: bool = True,
 ) -> Store:
     """A store whose tables lie where ``plan`` puts them, exchanged by torchrec and updated by FBGEMM.
@@ -94,8 +97,6 @@ def sharded_store(
     Args:
         plan: of these tables, for as many ranks as there are.
         group: the ranks; None: all of them.
-        rows: the most rows that any rank's batch has; with ``weighted`` (whether any rank's pooled ids have weights)
-            known too, a lookup asks nobody. None: the ranks agree at each lookup, for which hosts wait.
         check_ids: see :func:`funcrec.embedding.lookup.gather`.
 
     Raises:
@@ -105,28 +106,7 @@ def sharded_store(
     if not dist.is_initialized():
         fail(ConfigError, "sharded_store: process group", got="none", fix="run inside of `with launched()`")
     ranks = dist.get_world_size(group)
-    if plan.setting.topology.ranks != ranks:
-        expected = f"a plan for {ranks}, the size of the process group"
-        fail(ConfigError, "sharded_store: ranks of the plan", got=plan.setting.topology.ranks, expected=expected)
-    missing = [t.name for t in spec.tables if t.name not in plan]
-    if missing:
-        fail(ConfigError, "sharded_store: tables without a place in the plan", got=missing[:20], fix="plan this spec")
-    for t in spec.tables:
-        place = plan[t.name]
-        if place.kind != "data_parallel" and place.columns % 4:
-            fix = "make the table data-parallel, or its dim a multiple of 4"
-            what = f"sharded_store: table {t.name!r}, {place.kind}: columns of a shard"
-            fail(ConfigError, what, got=place.columns, expected="a multiple of 4, for FBGEMM", fix=fix)
-        if not plan.setting.topology.cuda and len(place.pieces) > len(place.shards):
-            fix = "make it table-wise or data-parallel, or use fewer ranks"
-            seen = f"{t.rows} rows on {len(place.pieces)} ranks, {len(place.shards)} of which get any"
-            fail(
-                ConfigError,
-                f"sharded_store: table {t.name!r}, {place.kind}",
-                got=seen,
-                expected="rows for each",
-                fix=fix,
-            )
+    check_plan(spec, plan, ranks)
     layout, whole = Layout.of(spec, plan), group or dist.distributed_c10d._get_default_group()
     copies = rowwise_store(layout.replicated, rule, check_ids=check_ids)
     schedule = as_schedule(rule.learning_rate)
@@ -135,23 +115,31 @@ def sharded_store(
         modules = {}
         for name, lookups in layout.collections.items():
             check_rule(rule, key.device)
-            modules[name] = make_collection(spec, lookups, plan, rule, whole, key.device, rows=name in layout.rows)
+            modules[name] = make_collection(
+                spec, lookups, plan, rule, whole, key.device, rows=name in layout.rows, checked=check_ids
+            )
             init_blocks(spec, rule, modules[name], key)
         return {
             "modules": modules,
+            "way": find_way(spec, layout.bags, modules["bags"], group) if layout.bags else None,
             "kernels": [k for m in modules.values() for k in fused_kernels(m)],
             "replicated": copies.init(key),
             "step": torch.zeros((), dtype=torch.int64),
             "scale": torch.ones((), dtype=torch.float64),
         }
 
-    def answer(tables: Tables, ids: Ids, most: int | None, check: bool) -> Looked:
+    def begin(tables: Tables, ids: Ids) -> Sent:
+        sent = send(spec, layout, tables, ids, group, check_ids)
+        sent.advance()
+        return sent
+
+    def answer(tables: Tables, sent: Sent) -> Looked:
         steps = int(tables["step"])
         set_progress(tables["kernels"], steps, schedule(steps) * float(tables["scale"]))
-        return exchange(spec, layout, copies, tables, ids, group, most, weighted, check)
+        return exchange(spec, layout, copies, tables, sent, group)
 
     def lookup(tables: Tables, ids: Ids) -> tuple[TensorDict, Looked]:
-        looked = answer(tables, ids, rows, check_ids)
+        looked = answer(tables, ids if isinstance(ids, Sent) else begin(tables, ids))
         values = {name: x.detach() for name, x in sorted(looked.emb.items())}
         return TensorDict(values, batch_size=[looked.batch]), looked
 
@@ -169,9 +157,11 @@ def sharded_store(
             looked, d_emb = pending.parts[0]
         else:
             ids, d_emb = merged(pending.parts)
-            looked = answer(tables, ids, None, False)
+            looked = answer(tables, send(spec, layout, tables, ids, group, False))
         progress = {"step": tables["step"], "scale": tables["scale"]}  # one count, which a checkpoint restores
         replicated = push(looked, d_emb, copies, tables["replicated"] | progress, group)
         return {**tables, "replicated": replicated, "step": tables["step"] + 1}
 
-    return Store(init, lookup, gradient, regularize, apply, spec, ranks)
+    return Store(
+        init, lookup, gradient, regularize, apply, spec, ranks, partial(reset_blocks, spec, rule, copies), begin
+    )

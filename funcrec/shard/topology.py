@@ -83,13 +83,13 @@ class Topology:
 
 
 # Measured: the copy rates of H200 and H100; the share that scattered rows reach (26 tables of 1M x 128, batch 65536,
-# forward and backward of FBGEMM on one H200); host and collective times (torchrec's train steps of small batches on
-# 1, 2 and 4 H200s). Assumed: NVLink 4 at three quarters of its 450 GB/s each way, a network card of 400 Gb/s a GPU,
-# everything of the CPU but its copy rate.
-_NVLINK = {"gather": 0.45, "sector": 32, "intra": 337.5e9, "inter": 50e9, "host": 6e-3, "collective": 0.7e-3}
+# forward and backward of FBGEMM); an all-to-all of two H100s over NVLink 4; host and collective times (captured DLRM
+# steps of 16384 rows on 1 and 2 H100s; torchrec's own steps need 6 and 0.7 ms). Assumed: a network card of 400 Gb/s a
+# GPU, everything of the CPU but its copy rate.
+_NVLINK = {"sector": 32, "intra": 276e9, "inter": 50e9, "host": 3.3e-3, "collective": 0.3e-3}
 _DEVICES: dict[str, dict[str, Any]] = {
-    "H200": {"memory": 141e9, "copy": 4.27e12, **_NVLINK},
-    "H100": {"memory": 80e9, "copy": 3.0e12, **_NVLINK},
+    "H200": {"memory": 141e9, "copy": 4.27e12, "gather": 0.45, **_NVLINK},
+    "H100": {"memory": 80e9, "copy": 3.0e12, "gather": 0.69, **_NVLINK},
     "cpu": {
         "memory": 32e9, "copy": 32e9, "gather": 0.25, "sector": 64,
         "intra": 4e9, "inter": 1e9, "host": 2e-3, "collective": 1e-3,
@@ -106,12 +106,12 @@ def parse_topology(text: str, **overrides: float) -> Topology:
     ==========================  =============================  ==============================  ===================
     memory                      141 GB                         80 GB                           32 GB (assumed)
     copy                        4.27 TB/s (measured)           3.0 TB/s (measured)             32 GB/s (measured)
-    gather                      0.45 (measured)                0.45 (the H200's)               0.25 (assumed)
+    gather                      0.45 (measured)                0.69 (measured)                 0.25 (assumed)
     sector                      32 B                           32 B                            64 B
-    intra                       337.5 GB/s (assumed)           337.5 GB/s (assumed)            4 GB/s (assumed)
+    intra                       276 GB/s (the H100's)          276 GB/s (measured)             4 GB/s (assumed)
     inter                       50 GB/s (assumed)              50 GB/s (assumed)               1 GB/s (assumed)
-    host                        6 ms (measured)                6 ms (the H200's)               2 ms (assumed)
-    collective                  0.7 ms (measured)              0.7 ms (the H200's)             1 ms (assumed)
+    host                        3.3 ms (the H100's)            3.3 ms (measured)               2 ms (assumed)
+    collective                  0.3 ms (the H100's)            0.3 ms (measured)               1 ms (assumed)
     ==========================  =============================  ==============================  ===================
 
     Args:

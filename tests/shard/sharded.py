@@ -26,15 +26,18 @@ RULES = {
     "adagrad": rowwise.adagrad(0.1),
     "rowwise_adagrad": rowwise.rowwise_adagrad(0.1, initial_accumulator=0.05),
     "decaying": rowwise.sgd(lambda k: 0.1 / (1 + k)),
+    "adam": rowwise.adam(0.02),  # not on CPUs
+    "partial_rowwise_adam": rowwise.partial_rowwise_adam(0.02),
 }
 
 
-def make_spec(histories: bool, dtype: torch.dtype = torch.float32) -> EmbeddingSpec:
-    """Shared tables, two dims, means, one feature in two groups; with histories that share a pooled table."""
+def make_spec(histories: bool, dtype: torch.dtype = torch.float32, single: bool = False) -> EmbeddingSpec:
+    """Shared tables, two dims, means (not for ``single`` ids), one feature in two groups; with histories that share a
+    pooled table."""
     init = Uniform(-0.5, 0.5)
     sizes = {"a": (13, 8), "b": (8, 8), "c": (10, 16)}
     tables = [Table(name=n, rows=r, dim=d, init=init, dtype=dtype) for n, (r, d) in sizes.items()]
-    x, y = Lookup(feature="x", table="a"), Lookup(feature="y", table="b", pooling="mean")
+    x, y = Lookup(feature="x", table="a"), Lookup(feature="y", table="b", pooling="sum" if single else "mean")
     wide = EmbeddingGroup(name="wide", lookups=(x, y))
     others = (Lookup(feature="x", table="c"), Lookup(feature="z", table="a"))
     deep = EmbeddingGroup(name="deep", lookups=(y, *others))
@@ -43,14 +46,16 @@ def make_spec(histories: bool, dtype: torch.dtype = torch.float32) -> EmbeddingS
     return EmbeddingSpec(tables=tuple(tables), groups=(wide, deep), sequences=(past,) if histories else ())
 
 
-def make_ids(seed: int, n: int, histories: bool, weighted: bool) -> Ids:
-    """One id a row, bags of none to three ids, histories of ids and of bags."""
+def make_ids(seed: int, n: int, histories: bool, weighted: bool, single: bool = False) -> Ids:
+    """One id a row, bags of none to three ids (not if ``single``), histories of ids and of bags."""
     g = torch.Generator().manual_seed(seed)
     draw = lambda high, *shape: torch.randint(0, high, shape, generator=g)  # noqa: E731
     lengths = draw(4, n)
     nnz = int(lengths.sum())
     weights = torch.rand(nnz, generator=g) + 0.1 if weighted else None
     ids: dict[str, Any] = {"x": draw(9, n), "y": Ragged.from_lengths(draw(6, nnz), lengths, weights), "z": draw(13, n)}
+    if single:
+        ids["y"] = draw(6, n)
     if histories:
         steps = draw(4, n)
         total = int(steps.sum())
@@ -69,10 +74,19 @@ def whole(parts: Sequence[Ids]) -> Ids:
     return {name: concat_ids([p[name] for p in parts]) for name in parts[0]}
 
 
-def make_plan(spec: EmbeddingSpec, rule: RowRule, world: int, kinds: Mapping[str, str], batch: int) -> Plan:
+def make_plan(
+    spec: EmbeddingSpec, rule: RowRule, world: int, kinds: Mapping[str, str], batch: int, device: str = "cpu"
+) -> Plan:
     halves = {t.name: t.dim // 2 for t in spec.tables}
-    limits = {t: Constraint(sharding=(k,), columns=halves[t] if k == "column_wise" else None) for t, k in kinds.items()}
-    return plan(spec, f"{world}xcpu", batch=batch, rule=rule, constraints=limits)
+    limits = {
+        t: Constraint(sharding=(k,), columns=halves[t] if k in ("column_wise", "grid") else None)
+        for t, k in kinds.items()
+    }
+    if device == "cpu" and {"table_row_wise", "grid"} & set(kinds.values()):  # of two hosts, by torchrec's own account
+        topology = f"2x{world // 2}xcpu"
+    else:
+        topology = f"{world}x{device}"
+    return plan(spec, topology, batch=batch, rule=rule, constraints=limits)
 
 
 def compare(
@@ -86,16 +100,20 @@ def compare(
     weighted: bool,
     micro: int,
     dtype: torch.dtype,
-    told: bool,
+    single: bool,
     steps: int = 10,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """The largest difference of vectors and of tables from those of the local store, by name."""
-    spec, rows = make_spec(histories, dtype), RULES[rule]
-    where = make_plan(spec, rows, world, kinds, max(sizes))
-    largest, some = (max(sizes), True) if told else (None, None)
-    ours = sharded_store(spec, rows, where, group=group, rows=largest, weighted=some)
+    spec, rows = make_spec(histories, dtype, single), RULES[rule]
+    where = make_plan(spec, rows, world, kinds, max(sizes), "cpu" if device == "cpu" else "H100")
+    ours = sharded_store(spec, rows, where, group=group)
+    # One id a row in all bags that are exchanged goes the direct way.
+    pooled = {t: kinds[t] for t in ("b" if histories else "abc") if kinds[t] != "data_parallel"}
+    direct = bool(pooled) and set(pooled.values()) <= {"table_wise", "column_wise"} and len(set(sizes)) == 1
+    direct = direct and (single or "b" not in pooled)
     local = rowwise_store(spec, rows)
-    tables, all_tables = ours.init(key(3)), local.init(key(3))
+    tables, all_tables = ours.init(key(3, device)), local.init(key(3, device))
     worst: dict[str, float] = {}
 
     def seen(name: str, a: Tensor, b: Tensor) -> None:
@@ -107,8 +125,12 @@ def compare(
     for step in range(steps):
         gradients, local_gradients = [], []
         for m in range(micro):
-            parts = [make_ids(1000 * step + 10 * m + r, sizes[r], histories, weighted) for r in range(world)]
+            parts: list[Any] = [
+                {n: x.to(device) for n, x in make_ids(1000 * step + 10 * m + r, s, histories, weighted, single).items()}
+                for r, s in enumerate(sizes)
+            ]
             emb, touched = ours.lookup(tables, parts[rank])
+            assert (touched.ids.arrived().direct is not None) == direct
             everybody, all_touched = local.lookup(all_tables, whole(parts))
             start = sum(sizes[:rank])
             for name in emb.keys():

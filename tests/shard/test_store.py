@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from funcrec.core.errors import ConfigError
 from funcrec.core.init import Uniform
 from funcrec.core.random import key
 from funcrec.embedding import EmbeddingGroup, EmbeddingSpec, Lookup, Table, rowwise_store
@@ -46,7 +48,10 @@ def check(found: list[dict[str, float]], bound: float = 1e-6) -> None:
 @pytest.mark.parametrize(("world", "kind", "rule", "histories"), [c for c in CASES if not other_optimizer(c[1], c[2])])
 def test_ten_steps_equal_those_of_one_process(ranks: Ranks, world: int, kind: str, rule: str, histories: bool) -> None:
     sizes = {1: (5,), 2: (4, 4), 4: (3, 3, 3, 3)}[world]
-    check(ranks.run(world, compare, dict.fromkeys("abc", kind), rule, histories, sizes, False, 1, F32, False))
+    kinds = dict.fromkeys("abc", kind)
+    check(ranks.run(world, compare, kinds, rule, histories, sizes, False, 1, F32, False))
+    if kind in ("table_wise", "column_wise"):  # one id a row goes another way
+        check(ranks.run(world, compare, kinds, rule, histories, sizes, False, 1, F32, True, 3))
 
 
 kinds_of = st.fixed_dictionaries({t: st.sampled_from(KINDS) for t in "abc"})
@@ -56,16 +61,16 @@ kinds_of = st.fixed_dictionaries({t: st.sampled_from(KINDS) for t in "abc"})
 @given(
     kinds=kinds_of,
     rule=st.sampled_from(["sgd", "adagrad"]),
-    sizes=st.lists(st.integers(0, 5), min_size=2, max_size=2).filter(any),
+    sizes=st.lists(st.integers(0, 5), min_size=2, max_size=2).filter(any) | st.just([4, 4]),
     histories=st.booleans(),
     weighted=st.booleans(),
     micro=st.integers(1, 2),
-    told=st.booleans(),
+    single=st.booleans(),
 )
 def test_kinds_mix_and_batches_are_uneven(
-    ranks: Ranks, kinds: Any, rule: str, sizes: Any, histories: bool, weighted: bool, micro: int, told: bool
+    ranks: Ranks, kinds: Any, rule: str, sizes: Any, histories: bool, weighted: bool, micro: int, single: bool
 ) -> None:
-    check(ranks.run(2, compare, kinds, rule, histories, sizes, weighted, micro, F32, told, 3))
+    check(ranks.run(2, compare, kinds, rule, histories, sizes, weighted, micro, F32, single, 3))
 
 
 def column_shards(rank, world, group):
@@ -113,6 +118,27 @@ def counts(rank, world, group):
 def test_fbgemm_counts_our_steps_whatever_else_is_looked_up(ranks: Ranks) -> None:
     # On a GPU each pass adds one to what it found; on a CPU, whose rules do not ask, it adds none.
     assert ranks.run(2, counts) == [[{0}, {1}, {2}]] * 2
+
+
+def by_host(rank, world, group):
+    """Tables sharded by host, on two hosts as torchrec sees it: the launcher's environment says so."""
+    kinds = {"a": "table_row_wise", "b": "grid", "c": "table_row_wise"}
+    before = os.environ.get("LOCAL_WORLD_SIZE")
+    try:
+        os.environ["LOCAL_WORLD_SIZE"] = str(world)
+        with pytest.raises(
+            ConfigError, match=r"ranks a host, of tables .*'a', 'b', 'c'.*: got 2 in the plan, expected 4"
+        ):
+            compare(rank, world, group, kinds, "sgd", False, (3,) * world, False, 1, F32, False)
+        os.environ["LOCAL_WORLD_SIZE"] = str(world // 2)
+        return compare(rank, world, group, kinds, "adagrad", False, (3, 2, 3, 0), True, 1, F32, False, 4)
+    finally:
+        os.environ.pop("LOCAL_WORLD_SIZE")
+        os.environ.update({} if before is None else {"LOCAL_WORLD_SIZE": before})
+
+
+def test_tables_sharded_by_host(ranks: Ranks) -> None:
+    check(ranks.run(4, by_host))
 
 
 def test_row_wise_statistics_of_column_shards_are_one_a_shard(ranks: Ranks) -> None:
