@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from build import build_model
 from options import Options
 
@@ -16,6 +17,7 @@ from funcrec.core.groups import Sequence
 from funcrec.core.init import Initializer, Normal
 from funcrec.core.model import Model, Objective
 from funcrec.core.random import key
+from funcrec.core.replicas import Replicas, alone
 from funcrec.data import (
     BadRows,
     Csv,
@@ -41,6 +43,7 @@ from funcrec.data import (
 from funcrec.embedding import EmbeddingSpec, Store, dense_store, rowwise_store, spec_for
 from funcrec.losses import bce
 from funcrec.optim import rowwise
+from funcrec.optim.rowwise import RowRule
 from funcrec.train import Run, Step, checkpoint, make_step
 from funcrec.transform import rocket_objective
 
@@ -56,6 +59,7 @@ FORMATS = {"csv": Csv(), "tsv": Csv(delimiter="\t"), "parquet": Parquet(), "libs
 # What a checkpoint need not share with the run that resumes it: where things are, and how long to go on.
 FREE = {"train_path", "valid_path", "test_path", "schema", "out", "resume", "evaluate", "checkpoint_steps", "epochs"}
 FREE |= {"patience", "tensorboard", "progress", "max_bad_rows", "device"}
+FREE |= {"ahead", "sharding", "show_plan"}
 
 
 class Data(NamedTuple):
@@ -146,30 +150,54 @@ def read(o: Options, learnt: tuple[Schema, Vocabularies] | None = None) -> Data:
     return Data(splits, schema.fields(vocabularies), schema, vocabularies, {}, bad)
 
 
+class Job(NamedTuple):
+    """How this process builds its training step, and who it is among those that take it."""
+
+    build: Callable[[Options, Data], Step]
+    main: bool = True
+    """Whether it is the one that reports and writes files."""
+    device: torch.device | None = None
+    """None: that of the options."""
+    goes_on: bool = False
+    """Whether a run that ``--out`` holds is continued without being asked to."""
+
+    def say(self, message: str) -> None:
+        if self.main:
+            print(message, flush=True)
+
+    def fresh(self, o: Options, step: Step) -> Run:
+        """A run that has not begun."""
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if o.device == "auto" else o.device
+        return Run(step.init(key(o.seed, self.device or device)))
+
+
 class Saved(NamedTuple):
-    """A checkpoint of a run, and the files it was asked to be looked at with."""
+    """A checkpoint of a run, the files it was asked to be looked at with, and the step that it was made by."""
 
     path: Path
     options: Options
     run: Run
     data: Data
+    step: Step
 
 
-def load_run(given: Options) -> Saved:
+def load_run(given: Options, job: Job | None = None) -> Saved:
     """The newest checkpoint of ``given.evaluate``, and the given files read by its schema and vocabularies."""
-    root = given.evaluate
+    job, root = job or local_job(), given.evaluate
     path = checkpoint.latest(root / "checkpoints" if (root / "checkpoints").is_dir() else root)
-    run, meta = checkpoint.load(path)
+    meta = checkpoint.read_meta(path)
     saved = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["about"]["options"].items()}
     saved |= {"valid_tail": 0.0, "test_tail": 0.0}  # cut from training rows, which are not read here
-    asked = ("train_path", "valid_path", "test_path", "evaluate", "resume", "schema", "out", "max_bad_rows")
-    o = Options(**saved, **{name: getattr(given, name) for name in asked})
+    o = replace(given, **saved)
     if o.data != "synthetic" and not (o.valid_path or o.test_path):
         fail(ConfigError, "--evaluate", got="no file", fix="name one with --test-path")
     vocabularies = Vocabularies.load(path)
     if vocabularies.fingerprint() != meta["about"]["vocabularies"]:
         fail(CheckpointError, f"checkpoint {path}: the vocabularies are of another run")
-    return Saved(path, o, run, read(o, (Schema.from_json(meta["about"]["schema"]), vocabularies)))
+    data = read(o, (Schema.from_json(meta["about"]["schema"]), vocabularies))
+    step = job.build(o, data)
+    run, _ = checkpoint.load(path, into=job.fresh(o, step), replicas=step.replicas)
+    return Saved(path, o, run, data, step)
 
 
 def with_batch_size(o: Options, data: Data) -> Options:
@@ -207,14 +235,22 @@ def spec_of(o: Options, model: Model, fields: Fields) -> EmbeddingSpec:
     )
 
 
-def _store(o: Options, model: Model, fields: Fields) -> Store:
-    spec = spec_of(o, model, fields)
-    rate = o.table_learning_rate or o.learning_rate
-    if o.tables == "dense":
-        return dense_store(spec, getattr(optim, o.optimizer)(rate), l2=o.l2 or 0.0)
+def rule_of(o: Options) -> RowRule:
+    return getattr(rowwise, str(o.tables))(o.table_learning_rate or o.learning_rate)
+
+
+def check_penalty(o: Options) -> None:
+    """Raise on an L2 penalty that a row-wise store would leave out."""
     if o.l2:
         fail(ConfigError, "--l2", got=f"{o.l2} with --tables {o.tables}", fix="a penalty on whole tables needs dense")
-    return rowwise_store(spec, getattr(rowwise, o.tables)(rate), compile=bool(o.compile))
+
+
+def local_store(o: Options, model: Model, fields: Fields) -> Store:
+    spec = spec_of(o, model, fields)
+    if o.tables == "dense":
+        return dense_store(spec, getattr(optim, o.optimizer)(o.table_learning_rate or o.learning_rate), l2=o.l2 or 0.0)
+    check_penalty(o)
+    return rowwise_store(spec, rule_of(o), compile=bool(o.compile))
 
 
 def distillation(o: Options, model: Model) -> Objective:
@@ -225,18 +261,36 @@ def distillation(o: Options, model: Model) -> Objective:
 
 
 def build(o: Options, fields: Fields) -> Step:
-    model = build_model(o, fields)
+    """The step of one process, which reads what many have written, too."""
+    model, others = build_model(o, fields), alone()
+    store = local_store(o, model, fields)
+    if o.tables != "dense":
+        from funcrec.shard import keeper
+
+        others = others._replace(keeper=keeper(store.spec, rule_of(o)))
+    return step_of(o, model, store, others)
+
+
+def local_job() -> Job:
+    return Job(lambda o, data: build(o, data.fields))
+
+
+def step_of(o: Options, model: Model, store: Store, replicas: Replicas) -> Step:
+    """The training step, of one process or with ``replicas``."""
+    rank, world = replicas.rank, replicas.world
+    rows = o.batch_size or 0
     distilled = o.model == "rocket_launching" and o.booster
     return make_step(
         model,
-        _store(o, model, fields),
+        store,
         getattr(optim, o.optimizer)(o.learning_rate),
         None if distilled else bce,
         objective=distillation(o, model) if distilled else None,
         precision=o.precision,
         max_norm=o.max_norm,
         compile=bool(o.compile),
-        compile_rows=o.batch_size,
+        compile_rows=rows * (rank + 1) // world - rows * rank // world or None,
+        replicas=replicas,
     )
 
 

@@ -77,6 +77,8 @@ class Options:
     """Rows per batch; fewer than 4096 for small data."""
     accumulate: int = 1
     """Batches per step: gradients are summed, for tables as well."""
+    ahead: int = 0
+    """Batches that move to the device while earlier ones are trained on."""
     embedding_dim: int | None = None
     """Width of each embedding."""
     hidden: tuple[int, ...] | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from torch import Tensor
 
-from funcrec.train import Run, Step, TrainState, predict
-from funcrec.train.fit import Dataset, probabilities
+from funcrec.core.replicas import Replicas, alone
+from funcrec.train import Run, Step, TrainState, part_of, predict
+from funcrec.train.evaluation import Dataset, probabilities
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -62,15 +65,39 @@ def draw_learning_curve(path: Path, losses: Path, run: Run, best_auc: Mapping[st
     temporary.rename(path)
 
 
-def write_predictions(path: Path, step: Step, state: TrainState, data: Dataset, batch_size: int) -> int:
-    """``row,label,probability`` for every row, in the order of the data; returns the number of rows."""
+def predictions(
+    step: Step, state: TrainState, data: Dataset, batch_size: int, others: Replicas
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Labels and probabilities of all rows, in the order of the data; all processes predict their part."""
+    own = (
+        (batch.features["label"].cpu(), probabilities(logits).cpu())
+        for batch, logits in predict(step, state, part_of(data, others), batch_size)
+    )
+    if others.world == 1:
+        yield from own
+        return
+    for parts in zip_longest(*others.gathered(list(own))):  # of the last batch some may have no rows
+        yield from (part for part in parts if part is not None)
+
+
+def write_predictions(
+    path: Path, step: Step, state: TrainState, data: Dataset, batch_size: int, replicas: Replicas | None = None
+) -> int:
+    """``row,label,probability`` for every row, in the order of the data; returns the number of rows.
+
+    Over many processes all of them call it, and the first one writes.
+    """
+    others = replicas or alone()
+    made = predictions(step, state, data, batch_size, others)
+    if others.rank:
+        return sum(len(labels) for labels, _ in made)
     n, temporary = 0, path.with_suffix(".tmp")
     with temporary.open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["row", "label", "probability"])
-        for batch, logits in predict(step, state, data, batch_size):
-            labels, p = batch.features["label"].tolist(), probabilities(logits).tolist()
-            writer.writerows((n + i, int(y), f"{q:.6f}") for i, (y, q) in enumerate(zip(labels, p, strict=True)))
+        for labels, p in made:
+            rows = enumerate(zip(labels.tolist(), p.tolist(), strict=True), n)
+            writer.writerows((i, int(y), f"{q:.6f}") for i, (y, q) in rows)
             n += len(labels)
     temporary.rename(path)
     return n

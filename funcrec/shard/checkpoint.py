@@ -26,6 +26,7 @@ from funcrec.embedding.store import Tables
 from funcrec.optim.rowwise import RowRule
 from funcrec.shard.blocks import sharded_tensors
 from funcrec.shard.group import rank_in, world_size
+from funcrec.shard.restate import Columns, columns_of, fill_restated, wanted_columns, weight_name
 
 
 def _local_tensors(spec: EmbeddingSpec, tables: Tables) -> dict[str, Any]:
@@ -44,14 +45,21 @@ def tensors_of(spec: EmbeddingSpec, rule: RowRule, tables: Tables) -> dict[str, 
     """The memory of all tables and slots by name, of a sharded or of a local row-wise store; what is written there, is
     written into the store. With the count of steps and the scale of the learning rate."""
     named: dict[str, Any] = {"tables.step": tables["step"], "tables.scale": tables["scale"]}
+    named |= as_named("tables.zch", tables.get("zch", {}))
     if "modules" not in tables:
         return named | _local_tensors(spec, tables)
+    sharded = set()
     for module in tables["modules"].values():
         for table, slot, tensor in sharded_tensors(module, rule):
             named[f"tables.{table}.{slot or 'weight'}"] = tensor
-    sharded = {name.split(".")[1] for name in named}
+            sharded.add(table)
     copied = EmbeddingSpec(tables=tuple(t for t in spec.tables if t.name not in sharded), groups=())
     return named | _local_tensors(copied, tables["replicated"])
+
+
+def weights_of(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what :func:`tensors_of` names, the tables themselves."""
+    return {name: x for name, x in named.items() if name.endswith(".weight")}
 
 
 def save(path: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None = None) -> None:
@@ -64,25 +72,33 @@ def save(path: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None =
     Raises:
         CheckpointError: there is something at ``path`` already.
     """
-    import torch.distributed.checkpoint as dcp
-
     rough = path.with_name(f".{path.name}.part")
     if path.exists():  # seen by all ranks: one that fails alone would leave the others waiting
         fail(CheckpointError, f"checkpoint {path}", got="one that is there already", fix="choose another name")
     if rank_in(group) == 0:
         shutil.rmtree(rough, ignore_errors=True)
     _wait(group)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own sharded tensors, and that one process has no group
-        dcp.save(dict(named), checkpoint_id=rough, process_group=group, no_dist=world_size(group) == 1)
+    write(rough, named, group)
     _wait(group)
     if rank_in(group) == 0:
         os.replace(rough, path)
     _wait(group)
 
 
+def write(folder: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None = None) -> None:
+    """:func:`save` without its guarantee: a folder that is whole when all ranks are done."""
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own sharded tensors, and that one process has no group
+        dcp.save(dict(named), checkpoint_id=folder, process_group=group, no_dist=world_size(group) == 1)
+
+
 def load(path: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None = None) -> None:
     """Read a checkpoint into these tensors, all ranks together.
+
+    Statistics of one number a row and column shard are restated where the column shards are others
+    (:mod:`funcrec.shard.restate`); each rank reads them whole.
 
     Raises:
         CheckpointError: no checkpoint, or one that lacks a name or has another shape of it.
@@ -91,19 +107,34 @@ def load(path: Path, named: Mapping[str, Any], group: dist.ProcessGroup | None =
 
     if not (path / ".metadata").exists():
         fail(CheckpointError, f"checkpoint {path}", got="no such checkpoint", fix="look for the last whole one")
-    held = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    held: dict[str, Any] = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    other: dict[str, tuple[Columns, Tensor]] = {}
     for name, x in named.items():
         if name not in held:
             seen = sorted(held)[:20]
             fail(CheckpointError, f"checkpoint {path}: {name!r} is missing", got=f"it has {seen}")
+        columns, wanted_now = _held_columns(name, held), wanted_columns(name, named)
+        if columns and wanted_now and columns != wanted_now:
+            other[name] = columns, torch.empty(held[name].size, dtype=held[name].properties.dtype)
+            continue
         size = getattr(held[name], "size", None)
         if size is not None and tuple(size) != tuple(x.size()):
-            fix = "a row-wise statistic of column shards is one a shard: load it with the same number of these"
-            fail(CheckpointError, f"checkpoint {path}: {name!r}", got=tuple(size), expected=tuple(x.size()), fix=fix)
+            fail(CheckpointError, f"checkpoint {path}: {name!r}", got=tuple(size), expected=tuple(x.size()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.no_grad():
-            dcp.load(dict(named), checkpoint_id=path, process_group=group, no_dist=world_size(group) == 1)
+            wanted = {**named, **{name: whole for name, (_, whole) in other.items()}}
+            dcp.load(wanted, checkpoint_id=path, process_group=group, no_dist=world_size(group) == 1)
+            for name, (columns, whole) in other.items():
+                fill_restated(name, named, whole, columns)
+
+
+def _held_columns(name: str, held: Mapping[str, Any]) -> Columns:
+    """The column shards of a table in a checkpoint, for a statistic with a number for each; () for all else."""
+    weight = held.get(weight_name(name)) if name.startswith("tables.") else None
+    if weight is None or name == weight_name(name) or len(held[name].size) != 1:
+        return ()
+    return columns_of((c.offsets, c.sizes) for c in weight.chunks)
 
 
 def _wait(group: dist.ProcessGroup | None) -> None:

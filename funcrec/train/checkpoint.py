@@ -2,6 +2,7 @@
 
     <root>/step-00001200/
         run.pt       tensors: weights, tables, optimizer states, best weights, key
+        tables/      instead of those in run.pt: tables and their best weights that lie in many processes
         meta.json    format, position, history, the caller's description (model config, schema, …), sizes and hashes
         …            whatever else the caller puts beside it (vocabularies)
 
@@ -11,9 +12,7 @@ Metric states are no part of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,13 +22,18 @@ import torch
 from tensordict import TensorDict
 
 from funcrec.core import tree
-from funcrec.core.errors import CheckpointError, NonFiniteError, fail
+from funcrec.core.errors import CheckpointError, ConfigError, NonFiniteError, fail
+from funcrec.core.replicas import Keeper, Replicas, alone
+from funcrec.train.comparing import differences, placed
 from funcrec.train.finite import first_bad
-from funcrec.train.fit import Run
+from funcrec.train.fit import Run, loss_of_all
+from funcrec.train.folder import read_meta, write_folder
 from funcrec.train.state import TrainState
 
-FORMAT = 1
+__all__ = ["differences", "latest", "load", "read_meta", "save"]
+
 _POSITION = ("epoch", "batch", "loss_sum", "steps", "stale", "scale", "history")
+_TREES = ("params", "state", "weights")
 
 
 def _plain(x: Any) -> Any:
@@ -43,19 +47,6 @@ def _plain(x: Any) -> Any:
     return x
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def save(
     root: str | Path,
     run: Run,
@@ -63,49 +54,53 @@ def save(
     *,
     keep: int = 2,
     beside: Callable[[Path], object] | None = None,
+    replicas: Replicas | None = None,
 ) -> Path:
     """Write the run's checkpoint under ``root`` and delete all but the newest ``keep``.
 
     Args:
         about: what the weights belong to, JSON-serializable: model config, schema, options. Compared on ``load``.
         beside: writes further files into the directory before it becomes visible.
+        replicas: all processes of a run save it together, into a file system that all of them see: the first one
+            writes what all have, and, with a keeper, each its own part of the tables.
 
     Raises:
-        NonFiniteError: a weight is NaN or infinite; the earlier checkpoints are kept.
+        NonFiniteError: a weight is NaN or infinite, in any process; the earlier checkpoints are kept.
+        ConfigError: tables that lie in many processes, without a keeper of them.
     """
-    ts = run.train
-    bad = first_bad({"params": ts.params, "tables": ts.tables["weights"], "state": ts.state})
-    if bad:
+    ts, others, root = run.train, replicas or alone(), Path(root)
+    keeper, apart = others.keeper, "weights" not in ts.tables
+    if apart and keeper is None:
+        fix = "give save replicas(group, keeper=keeper(spec, rule, group)) of funcrec.shard"
+        fail(ConfigError, "checkpoint: tables", got="those of a sharded store", expected="a keeper of them", fix=fix)
+    weights = keeper.memory(ts.tables) if apart and keeper else ts.tables["weights"]
+    bad = first_bad({"params": ts.params, "tables": weights, "state": ts.state})
+    if bad := next(filter(None, others.gathered(bad)), None):
         fail(NonFiniteError, f"checkpoint of step {int(ts.step)}", got=bad, fix="the earlier checkpoints are kept")
-    root = Path(root)
-    final = root / f"step-{int(run.train.step):08d}"
-    temporary = root / f".writing-{os.getpid()}-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        torch.save(_plain({"train": run.train._asdict(), "best": run.best}), temporary / "run.pt")
+    loss_sum = loss_of_all(run.loss_sum, others)
+    best = run.best
+
+    def first(folder: Path) -> None:
+        held: dict[str, Any] = {"train": ts._asdict(), "best": best}
+        if apart:
+            held["train"] |= {"tables": {}}
+            held["best"] = best and {name: x for name, x in best.items() if name != "weights"}
+        torch.save(_plain(held), folder / "run.pt")
         if beside:
-            beside(temporary)
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        position = {name: getattr(run, name) for name in _POSITION} | {"loss_sum": float(run.loss_sum)}
-        meta = {
-            "format": FORMAT,
-            "position": position,
-            "about": dict(about),
-            "files": {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files},
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-        for p in [*files, temporary / "meta.json", temporary]:
-            _sync(p)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _sync(root)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+            beside(folder)
+
+    def everybody(folder: Path) -> None:
+        assert keeper is not None
+        keeper.write(folder / "tables", ts.tables, best and best.get("weights"))
+
+    def delete_older() -> None:
+        for old in sorted(root.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+
+    final = root / f"step-{int(ts.step):08d}"
+    position = {name: getattr(run, name) for name in _POSITION} | {"loss_sum": loss_sum}
+    meta = {"position": position, "about": dict(about)}
+    write_folder(final, meta, others, first=first, everybody=everybody if apart else None, then=delete_older)
     return final
 
 
@@ -120,53 +115,29 @@ def latest(root: str | Path) -> Path:
     return found[-1]
 
 
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The description and position of a checkpoint, after checking every file's size and hash."""
-    path = Path(path)
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-    except FileNotFoundError:
-        fail(CheckpointError, f"checkpoint {path}: no meta.json", fix="it is no checkpoint, or an incomplete copy")
-    except json.JSONDecodeError as e:
-        fail(CheckpointError, f"checkpoint {path}: meta.json is damaged", got=str(e), fix="use an earlier checkpoint")
-    if meta.get("format") != FORMAT:
-        fail(CheckpointError, f"checkpoint {path}: format", got=meta.get("format"), expected=FORMAT)
-    for name, entry in meta["files"].items():
-        file = path / name
-        seen = file.stat().st_size if file.exists() else None
-        if seen != entry["bytes"]:
-            fail(
-                CheckpointError,
-                f"checkpoint {path}: {name} is truncated or missing",
-                got="no file" if seen is None else f"{seen} bytes",
-                expected=f"{entry['bytes']} bytes",
-                fix="use an earlier checkpoint",
-            )
-        if _sha256(file) != entry["sha256"]:
-            fail(CheckpointError, f"checkpoint {path}: {name} is damaged", got="another hash", fix="use an earlier one")
-    return meta
+def load(
+    path: str | Path,
+    about: Mapping[str, Any] | None = None,
+    *,
+    into: Run | None = None,
+    replicas: Replicas | None = None,
+) -> tuple[Run, dict[str, Any]]:
+    """A run and its meta data; with ``about``, an error that lists the fields in which the checkpoint differs.
 
+    A checkpoint does not say how many processes wrote it, nor how its tables were sharded: any number reads it, under
+    any sharding or none, and a local one is read into a sharded store.
 
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
-    """The fields in which two JSON values differ, as ``field: saved -> wanted``."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        names = dict.fromkeys([*saved, *wanted])
-        missing = "<none>"
-        parts = [
-            differences(saved.get(k, missing), wanted.get(k, missing), f"{path}.{k}" if path else k) for k in names
-        ]
-        return [line for part in parts for line in part]
-    if isinstance(saved, list) and isinstance(wanted, list) and len(saved) == len(wanted):
-        return [
-            x for i, (a, b) in enumerate(zip(saved, wanted, strict=True)) for x in differences(a, b, f"{path}[{i}]")
-        ]
-    return [] if saved == wanted else [f"{path}: {saved!r} -> {wanted!r}"]
+    Args:
+        into: a fresh run, ``Run(step.init(key))``, on whose devices the tensors arrive and whose tables are written:
+            needed where tables lie, or lay when they were saved, in many processes.
+        replicas: all processes load together; with a keeper of tables that lie, or lay, in many of them.
 
-
-def load(path: str | Path, about: Mapping[str, Any] | None = None) -> tuple[Run, dict[str, Any]]:
-    """A run and its meta data; with ``about``, an error that lists the fields in which the checkpoint differs."""
-    path = Path(path)
-    meta = read_meta(path)
+    Raises:
+        CheckpointError: a damaged checkpoint, another ``about``, tensors that ``into`` does not have or has in another
+            shape, tables in many processes without ``into`` and a keeper.
+    """
+    path, others = Path(path), replicas or alone()
+    meta = read_meta(path, others)
     if about is not None:
         differing = differences(meta["about"], json.loads(json.dumps(dict(about))))
         if differing:
@@ -175,13 +146,32 @@ def load(path: str | Path, about: Mapping[str, Any] | None = None) -> tuple[Run,
                 f"checkpoint {path} is of another config; fields (saved -> wanted): {'; '.join(differing[:20])}",
                 fix="resume with the saved options, or start a new run directory",
             )
-    # Tensors return to the devices they were saved from, or to the CPU where there is no GPU.
-    saved = torch.load(path / "run.pt", weights_only=True, map_location=None if torch.cuda.is_available() else "cpu")
+    # Tensors return to the devices they were saved from, or to the CPU where there is no GPU, or to those of ``into``.
+    place = None if torch.cuda.is_available() and into is None else "cpu"
+    apart = into is not None and "weights" not in into.train.tables  # of whose tables each process takes a part
+    saved = torch.load(path / "run.pt", weights_only=True, map_location=place, mmap=apart)
     t, best = saved["train"], saved["best"]
-    for entry in (t, *([best] if best else [])):
-        for name in ("params", "state", "weights"):
-            if name in entry:
-                entry[name] = tree.tree(entry[name])
-    t["tables"]["weights"] = tree.tree(t["tables"]["weights"])
+    if apart or not t["tables"]:
+        t["tables"], weights = _tables_apart(path, t["tables"], best or {}, into, others.keeper)
+        best = best if weights is None else {**best, "weights": weights}
+    if into is not None:
+        like = into.train._asdict()
+        t = {name: x if name == "tables" and apart else placed(x, like[name], name) for name, x in t.items()}
+        like |= {name: like["tables"][name] for name in ("weights", "zch") if name in like["tables"]}
+        best = best and {name: placed(x, like[name], f"best.{name}") if name in like else x for name, x in best.items()}
+    for entry in (t, t["tables"], best or {}):
+        entry |= {name: tree.tree(entry[name]) for name in _TREES if isinstance(entry.get(name), dict)}
     position = meta["position"] | {"history": tuple(meta["position"]["history"])}
     return Run(train=TrainState(**t), best=best, **position), meta
+
+
+def _tables_apart(
+    path: Path, saved: dict[str, Any], best: dict[str, Any], into: Run | None, keeper: Keeper | None
+) -> tuple[dict[str, Any], Any]:
+    """Tables, and their best weights (or None), where they lie or were saved in many processes."""
+    if into is None or keeper is None:
+        fix = "give load into=Run(step.init(key)) and replicas(keeper=keeper(spec, rule)) of funcrec.shard"
+        fail(CheckpointError, f"checkpoint {path}", got="tables in many processes", expected="a keeper", fix=fix)
+    if saved:
+        return keeper.adopt(into.train.tables, saved, best.get("weights"))
+    return keeper.read(path / "tables", into.train.tables, "params" in best)  # copies of both or of none

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 
 from funcrec.core.errors import CheckpointError
 from funcrec.core.random import key
 from funcrec.embedding import rowwise_store
+from funcrec.shard import Constraint, plan
 from funcrec.shard.checkpoint import as_named, last_whole, load, save, tensors_of
+from funcrec.shard.restate import restated
 from funcrec.shard.store import sharded_store
 from tests.shard.processes import Ranks
 from tests.shard.sharded import RULES, gradient_of, make_ids, make_plan, make_spec, whole
 
 ROWS = 8  # of the global batch, dealt to the ranks in turn
 SPEC = make_spec(histories=True)
+FOURS = "columns by fours"  # two shards of tables of 8 columns, four of those of 16
 
 
 def store_of(rule: str, world: int | None, kinds: Any, group: dist.ProcessGroup | None) -> Any:
@@ -26,6 +32,9 @@ def store_of(rule: str, world: int | None, kinds: Any, group: dist.ProcessGroup 
     rows = RULES[rule]
     if world is None:
         return rowwise_store(SPEC, rows)
+    if kinds == FOURS:
+        own = Constraint(sharding=("column_wise",), columns=4)
+        return sharded_store(SPEC, rows, plan(SPEC, f"{world}xcpu", batch=ROWS, rule=rows, default=own), group=group)
     return sharded_store(SPEC, rows, make_plan(SPEC, rows, world, kinds, ROWS), group=group)
 
 
@@ -95,6 +104,55 @@ def test_columns_reshard_where_the_rule_is_by_element(ranks: Ranks, tmp_path: Pa
     close(whole_tables(a, "adagrad", None), wanted)
     ranks.run(4, train_and_save, b, "adagrad", dict.fromkeys("abc", "row_wise"), range(3, 5), a)
     close(whole_tables(b, "adagrad", None), train_locally("adagrad", range(3, 5), tables)[1])
+
+
+Cuts = st.sets(st.integers(1, 11), max_size=4)
+
+
+@given(Cuts, Cuts, st.integers(0, 10**6))
+def test_means_over_columns_are_exact_where_they_can_be_and_keep_the_mean_of_a_row(held, wanted, seed) -> None:
+    values = torch.rand(5, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    shards = lambda cuts: tuple(pairwise([0, *sorted(cuts), 12]))  # noqa: E731
+    means = torch.stack([values[:, a:b].mean(1) for a, b in shards(held)])
+    total = torch.zeros(5, dtype=torch.float64)
+    for a, b in shards(wanted):
+        found = restated(means, shards(held), (a, b))
+        total += found * (b - a)
+        if {a, b} <= {0, *held, 12}:
+            torch.testing.assert_close(found, values[:, a:b].mean(1))
+        elif whole := [i for i, (c, d) in enumerate(shards(held)) if c <= a and b <= d]:
+            torch.testing.assert_close(found, means[whole[0]])
+    torch.testing.assert_close(total / 12, values.mean(1))
+
+
+def shards_of_columns(path: Path, fours: bool = False) -> dict[str, torch.Tensor]:
+    """The row-wise statistics of a checkpoint, ``[column shards, rows]``."""
+    shards = {t.name: t.dim // 4 if fours else 2 for t in SPEC.tables}
+    sums = {f"tables.{t.name}.sum": torch.zeros(shards[t.name] * t.rows) for t in SPEC.tables}
+    load(path, sums)
+    return {f"tables.{t}.sum": sums[f"tables.{t}.sum"].view(n, -1) for t, n in shards.items()}
+
+
+def test_row_wise_statistics_of_columns_are_those_of_rows_elsewhere(ranks: Ranks, tmp_path: Path) -> None:
+    """One step from equal tables: both have the same gradients then, the shards means over half of the columns each."""
+    rule, columns = "rowwise_adagrad", dict.fromkeys("abc", "column_wise")
+    of_columns, of_rows, of_columns_again, of_fours, back = (tmp_path / f"step-{i}" for i in range(5))
+    ranks.run(2, train_and_save, of_columns, rule, columns, range(1), None)
+    wanted = {n: x for n, x in train_locally(rule, range(1))[1].items() if n.endswith(".sum")}
+    halves = shards_of_columns(of_columns)
+    assert any(not torch.allclose(x[0], x[1], rtol=0.1) for x in halves.values())
+    read = whole_tables(of_columns, rule, None)
+    close({n: read[n] for n in wanted}, wanted)  # by a local store
+    ranks.run(2, train_and_save, of_rows, rule, dict.fromkeys("abc", "row_wise"), range(0), of_columns)
+    close(whole_tables(of_rows, rule, None), read)
+    ranks.run(2, train_and_save, of_columns_again, rule, columns, range(0), of_rows)
+    for name, x in shards_of_columns(of_columns_again).items():
+        close({"": x}, {"": wanted[name].expand(2, -1)})
+    ranks.run(4, train_and_save, of_fours, rule, FOURS, range(0), of_columns)
+    finer = {n: x.repeat_interleave(2 if n == "tables.c.sum" else 1, dim=0) for n, x in halves.items()}
+    close(shards_of_columns(of_fours, fours=True), finer)
+    ranks.run(2, train_and_save, back, rule, columns, range(0), of_fours)
+    close(shards_of_columns(back), halves)
 
 
 def test_ranks_read_what_a_local_store_wrote(ranks: Ranks, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import torch.distributed as dist
 
 from funcrec import metrics, models, optim
 from funcrec.core import tree
-from funcrec.core.errors import ConfigError, ShapeError
+from funcrec.core.errors import ConfigError, NonFiniteError, ShapeError
 from funcrec.core.groups import Group
 from funcrec.core.init import Normal
 from funcrec.core.ragged import Nested, Ragged
 from funcrec.core.random import key
-from funcrec.data.rows import concat
+from funcrec.core.rows import concat
 from funcrec.embedding import rowwise_store, spec_for
 from funcrec.layers.mlp import MLPConfig
 from funcrec.losses import bce
@@ -23,7 +23,8 @@ from funcrec.shard.checkpoint import tensors_of
 from funcrec.shard.merge import merge_states
 from funcrec.shard.replication import replicas
 from funcrec.shard.share import together
-from funcrec.train import FitConfig, Run, fit, make_step
+from funcrec.train import FitConfig, Run, ahead, fit, make_step
+from funcrec.train.ahead import Ready
 from tests.shard.processes import Ranks
 from tests.shard.sharded import make_plan
 from tests.train.tiny import ROWS, Rows, data, rows_of
@@ -55,15 +56,17 @@ def batches_of(counts, size, weighted):
     ]
 
 
-def train_over_ranks(rank, world, group, counts, weighted, micro, options):
+def train_over_ranks(rank, world, group, counts, weighted, micro, options, early=False, device="cpu"):
     m, spec = problem(options.pop("mlp", None))
-    store = sharded_store(spec, RULE, make_plan(spec, RULE, world, KINDS, 6), group=group)
+    where = make_plan(spec, RULE, world, KINDS, 6, "cpu" if device == "cpu" else "H100")
+    store = sharded_store(spec, RULE, where, group=group)
     step = make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group, bucket_bytes=64), **options)
-    ts, losses = step.init(key(0)), []
+    ts, losses = step.init(key(0, device)), []
     own = batches_of(counts, 6, weighted)[rank]
     state, seen = metrics.auc().init(), 0
-    for batch in together(own, group):
-        parts = batch
+    batches = together(own, group)
+    for given in ahead(batches, step, ts) if early else batches:
+        parts, batch = given, given.batch if isinstance(given, Ready) else given
         if micro and batch is not None:
             parts = [rows_of(batch, 0, 2), rows_of(batch, 2, 99)] if len(batch) > 2 else [batch, None]
         elif micro:
@@ -72,9 +75,9 @@ def train_over_ranks(rank, world, group, counts, weighted, micro, options):
         losses.append(float(info["loss"]))
         if batch is not None:
             seen += len(batch)
-            state = metrics.auc().update(state, torch.arange(len(batch)) / 10, batch.features["label"])
+            state = metrics.auc().update(state, torch.arange(len(batch)) / 10, batch.features["label"].cpu())
     merged = float(metrics.auc().compute(merge_states(metrics.auc(), state, group)))
-    full = {n: gathered(x, group) for n, x in tensors_of(spec, RULE, ts.tables).items() if n.endswith("weight")}
+    full = {n: gathered(x, group, device) for n, x in tensors_of(spec, RULE, ts.tables).items() if n.endswith("weight")}
     return losses, by_path(ts.params), full, by_path(ts.state), merged, seen
 
 
@@ -82,11 +85,11 @@ def by_path(t):
     return {n: x.clone() for n, x in zip(tree.paths(t), tree.leaves(t), strict=True)}
 
 
-def gathered(x, group):
+def gathered(x, group, device="cpu"):
     """The whole of a tensor, on every rank."""
     if not hasattr(x, "local_shards"):
         return x.clone()
-    whole = torch.zeros(x.size())
+    whole = torch.zeros(x.size(), device=device)
     for s in x.local_shards():
         at = tuple(slice(o, o + n) for o, n in zip(s.metadata.shard_offsets, s.metadata.shard_sizes, strict=True))
         whole[at] = s.tensor
@@ -110,16 +113,29 @@ def train_alone(counts, weighted, options):
     return losses, by_path(ts.params), named, float(metrics.auc().compute(state)), seen
 
 
-CASES = [((4,), 0, 0), ((4, 4), 0, 0), ((4, 2), 1, 0), ((10, 7, 0), 0, 0), ((3, 2), 1, 1)]
+CASES = [
+    ((4,), 0, 0, 0),
+    ((4, 4), 0, 0, 0),
+    ((4, 2), 1, 0, 0),
+    ((4, 2), 1, 0, 1),
+    ((10, 7, 0), 0, 0, 0),
+    ((10, 7, 0), 0, 0, 1),
+    ((3, 2), 1, 1, 0),
+]
 
 
-@pytest.mark.parametrize(("counts", "weighted", "micro"), CASES)
-def test_steps_over_ranks_equal_steps_of_all_rows(ranks: Ranks, counts, weighted, micro) -> None:
+@pytest.mark.parametrize(("counts", "weighted", "micro", "early"), CASES)
+def test_steps_over_ranks_equal_steps_of_all_rows(ranks: Ranks, counts, weighted, micro, early) -> None:
+    check_equal(counts, weighted, ranks.run(len(counts), train_over_ranks, counts, weighted, micro, {}, early))
+
+
+def check_equal(counts, weighted, found, whole_loss=True) -> None:
+    """``whole_loss``: each rank has that of all rows, not its share."""
     losses, dense, tables, auc, seen = train_alone(counts, weighted, {})
-    found = ranks.run(len(counts), train_over_ranks, counts, weighted, micro, {})
     assert sum(f[5] for f in found) == seen
+    assert whole_loss or [sum(x) for x in zip(*(f[0] for f in found), strict=True)] == pytest.approx(losses, rel=2e-5)
     for f in found:
-        assert f[0] == pytest.approx(losses, rel=2e-5)
+        assert not whole_loss or f[0] == pytest.approx(losses, rel=2e-5)
         assert f[1].keys() == dense.keys()
         for name, x in dense.items():
             torch.testing.assert_close(f[1][name], x, rtol=2e-4, atol=2e-5)
@@ -155,8 +171,6 @@ def refused(rank, world, group):
     step = make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group), max_norm=1.0)
     with pytest.raises(ConfigError, match="norm of the gradient of sharded tables"):
         step.train(step.init(key(0)), data(4, seed=rank, dtype=torch.float32))
-    with pytest.raises(ConfigError, match=r"cuda_graph: got 2 replicas"):
-        make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group), cuda_graph=True)
     with pytest.raises(ConfigError, match="fit: tables"):
         next(fit(Run(step.init(key(0))), step, Rows(data(4)), FitConfig(batch_size=2, epochs=1)))
     none = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(5, dtype=torch.int64))
@@ -172,3 +186,23 @@ def refused(rank, world, group):
 
 def test_what_would_be_silently_wrong_is_refused(ranks: Ranks) -> None:
     ranks.run(2, refused)
+
+
+def one_is_not_finite(rank, world, group):
+    m, spec = problem()
+    store = sharded_store(spec, RULE, make_plan(spec, RULE, world, KINDS, 6), group=group)
+    step = make_step(m, store, optim.adam(0.01), bce, replicas=replicas(group))
+    ts, good = step.init(key(0)), data(4, seed=rank, dtype=torch.float32)
+    before = by_path(ts.params)
+    bad = data(4, seed=rank, dtype=torch.float32)
+    bad.features["dense"]["x"][0] = torch.nan if rank == 1 else 0.0
+    match = r"first bad tensor: batch\.dense\.x" if rank == 1 else "step 0: the loss of another process is not finite"
+    with pytest.raises(NonFiniteError, match=match):
+        step.train(ts, bad)
+    assert all(torch.equal(x, before[n]) for n, x in by_path(ts.params).items())
+    return float(step.train(ts, good)[1]["loss"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_step_on_all_ranks(ranks: Ranks) -> None:
+    first, second = ranks.run(2, one_is_not_finite)
+    assert first == second
