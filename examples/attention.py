@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import experiment
+import job
 import matplotlib
 import torch
 import tyro
@@ -55,7 +55,7 @@ class Attended(NamedTuple):
     probabilities: Tensor
 
 
-def attend(saved: experiment.Saved, step, batch) -> Attended:
+def attend(saved: job.Saved, step, batch) -> Attended:
     """The weights of the first target attention of the model, on a batch."""
     state = best_of(saved.run)
     emb, _ = step.store.lookup(state.tables, batch.ids)
@@ -113,8 +113,8 @@ def draw(path: Path, batch, a: Attended, shares: dict[str, str], row: int, title
 
 
 def main(p: Picture) -> int:
-    saved = experiment.load_run(Options(evaluate=p.run, test_path=p.test_path))
-    step = experiment.build(saved.options, saved.data.fields)
+    saved = job.load_run(Options(evaluate=p.run, test_path=p.test_path))
+    step = saved.step
     rows = saved.data.splits["test"].rows
     first = 0 if p.row is None else p.row
     if not 0 <= first < len(rows) - 1:

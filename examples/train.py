@@ -14,6 +14,7 @@ from typing import Any
 import experiment
 import report
 import tyro
+from job import Job, load_run, local_job
 from options import Options, completed
 from tqdm import tqdm
 
@@ -26,9 +27,9 @@ from funcrec.train.fit import finished
 METRICS = {"auc": metrics.auc(), "logloss": metrics.log_loss()}
 
 
-def main(given: Options, job: experiment.Job | None = None) -> dict[str, Any]:
+def main(given: Options, job: Job | None = None) -> dict[str, Any]:
     """Train as the options say, in this process or, with another job, in many together; all of them call it."""
-    job = job or experiment.local_job()
+    job = job or local_job()
     if given.evaluate is not None:
         return evaluate_checkpoint(given, job)
     o = completed(given)
@@ -154,9 +155,9 @@ def train(
     return run, round(seen / seconds) if seen else None
 
 
-def evaluate_checkpoint(given: Options, job: experiment.Job) -> dict[str, Any]:
+def evaluate_checkpoint(given: Options, job: Job) -> dict[str, Any]:
     """Measure a checkpoint's best weights on the given files, with the schema and vocabularies saved beside it."""
-    path, o, run, data, step = experiment.load_run(given, job)
+    path, o, run, data, step = load_run(given, job)
     best, others = best_of(run), step.replicas
     results = {
         name: evaluate(step, best, part_of(d, others), METRICS) for name, d in data.splits.items() if name != "train"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import experiment
+import job
 import train
 import tyro
 from build import build_model
@@ -84,14 +85,14 @@ def store_of(o: ShardedOptions, model: Model, data: experiment.Data, ranks: Rank
     return sharded_store(spec, rule, where, group=ranks.group), keeper(spec, rule, ranks.group)
 
 
-def job_of(ranks: RankInfo) -> experiment.Job:
+def job_of(ranks: RankInfo) -> job.Job:
     def build(o: Options, data: experiment.Data) -> Step:
         assert isinstance(o, ShardedOptions)
         model = build_model(o, data.fields)
         store, kept_by = store_of(o, model, data, ranks)
         return experiment.step_of(o, model, store, replicas(ranks.group, keeper=kept_by))
 
-    return experiment.Job(build, ranks.main, ranks.device, goes_on=True)
+    return job.Job(build, ranks.main, ranks.device, goes_on=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from funcrec.core.errors import ConfigError, FuncrecError
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import attention
 import experiment
+import job
 import train
 from options import Options
 
@@ -99,7 +100,7 @@ def test_a_picture_of_what_is_attended_to(toys, run, tmp_path):
 
 def test_the_weights_in_the_picture_are_those_of_the_model(toys, run):
     """They sum to 1 over real steps, and attributes in common are counted by sets."""
-    saved = experiment.load_run(Options(evaluate=run[0], test_path=(toys,)))
+    saved = job.load_run(Options(evaluate=run[0], test_path=(toys,)))
     rows = saved.data.splits["test"].rows
     a = attention.attend(saved, experiment.build(saved.options, saved.data.fields), rows)
     steps = torch.arange(a.weights.shape[1]) < a.lengths[:, None]
