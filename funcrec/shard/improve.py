@@ -1,4 +1,4 @@
-"""A plan made better, one table at a time."""
+"""A plan made better, one table at a time, then a few."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ Chosen = tuple[int, ...]
 _POWERS = (4, 16)
 _REPACKED = 30_000  # tables packed while all are packed anew
 _TRIES = 10_000  # for each of them: options put on ranks to see what they would do
+_REARRANGED = 20_000  # the same, of a few tables together
+_TOGETHER = 6  # most tables rearranged together
 
 
 class Found(NamedTuple):
@@ -31,13 +33,14 @@ def improve(found: Found, options: Sequence[Sequence[Option]], topology: Topolog
     What helps is a smaller norm of the ranks' times: the maximum alone says nothing while several ranks are the
     busiest, so the powers grow to it. First all is packed anew for each change, which full memory needs;
     then one table is taken off the ranks and put back in the best way, the others as they are. The last power is
-    infinite, from the shortest step so far, which does not get longer. Tries are counted, not timed: equal inputs give
-    equal plans on any machine.
+    infinite, from the shortest step so far, which does not get longer. At the end a few tables are put back anew
+    together. Tries are counted, not timed: equal inputs give equal plans on any machine.
     """
     steps = [found, _repack(found, options, topology, capacity, _POWERS[0])]
     for power in _POWERS:
         steps.append(_descend(steps[-1], options, topology, capacity, power))
-    return _descend(min(steps, key=lambda f: f.packing.step), options, topology, capacity, np.inf)
+    found = _descend(min(steps, key=lambda f: f.packing.step), options, topology, capacity, np.inf)
+    return _rearrange(found, options, topology, capacity)
 
 
 def _repack(
@@ -79,10 +82,66 @@ def _descend(
             moved |= new != (chosen[i], places[i])
             chosen[i], places[i] = new
         moved &= tries >= 0
-    exact = Ranks(topology, capacity)  # without what taking off and putting back has rounded
+    return _exactly(chosen, places, options, topology, capacity)
+
+
+def _exactly(
+    chosen: Sequence[int],
+    places: Sequence[Places],
+    options: Sequence[Sequence[Option]],
+    topology: Topology,
+    capacity: float,
+) -> Found:
+    """Without what taking off and putting back has rounded."""
+    ranks = Ranks(topology, capacity)
     for i, place in enumerate(places):
-        exact.put(options[i][chosen[i]], place)
-    return Found(tuple(chosen), Packing(tuple(places), exact.load))
+        ranks.put(options[i][chosen[i]], place)
+    return Found(tuple(chosen), Packing(tuple(places), ranks.load))
+
+
+def _rearrange(found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float) -> Found:
+    """A few tables taken off together and put back one after another, where that is no worse: what no move of one alone
+    does while the others are in its place (Shaw 1998, "large neighbourhood search"; drawn, always alike)."""
+    ranks, tries, draw = Ranks(topology, capacity), _REARRANGED, np.random.default_rng(0)
+    chosen, places = list(found.chosen), list(found.packing.places)
+    for i, place in enumerate(places):
+        ranks.put(options[i][chosen[i]], place)
+    worth = (_worth(ranks.load, np.inf), _worth(ranks.load, _POWERS[-1]))
+    while tries > 0 and len(chosen) > 1:
+        some = draw.permutation(len(chosen))[: draw.integers(2, _TOGETHER + 1)].tolist()
+        for i in some:
+            ranks.put(options[i][chosen[i]], places[i], -1)
+        power = (*_POWERS, np.inf)[draw.integers(3)]
+        new = {i: way for i in some if (way := _put_best(ranks, options[i], power)) is not None}
+        tries -= sum(len(options[i]) for i in some)
+        now = (_worth(ranks.load, np.inf), _worth(ranks.load, _POWERS[-1]))
+        if len(new) == len(some) and now < worth:
+            worth = now
+            for i, way in new.items():
+                chosen[i], places[i] = way
+            continue
+        for i, (c, place) in new.items():
+            ranks.put(options[i][c], place, -1)
+        for i in some:
+            ranks.put(options[i][chosen[i]], places[i])
+    made = _exactly(chosen, places, options, topology, capacity)
+    return made if made.packing.step <= found.packing.step else found
+
+
+def _put_best(ranks: Ranks, options: Sequence[Option], power: float) -> tuple[int, Places] | None:
+    """The best option and places of a table that lies nowhere, put there; None where no option finds room."""
+    best, worth = None, np.inf
+    for c, option in enumerate(options):
+        found = ranks.find(option)
+        if isinstance(found, float):
+            continue
+        ranks.put(option, found)
+        if (now := _worth(ranks.load, power)) < worth:
+            best, worth = (c, found), now
+        ranks.put(option, found, -1)
+    if best is not None:
+        ranks.put(options[best[0]], best[1])
+    return best
 
 
 def _best_way(ranks: Ranks, options: Sequence[Option], old: tuple[int, Places], power: float) -> tuple[int, Places]:

@@ -36,13 +36,16 @@ def test_member_of_a_vmapped_draw_is_that_draw(name, seed):
 
 
 def test_compiled_draws_have_the_same_bits():
+    """Of those that the others are made of: inductor takes ten seconds for each."""
+    names = ("uniform32", "normal", "randint", "permutation", "split")
+
     def everything(k):
-        return {name: draw(random.fold_in(k, name)) for name, draw in DRAWS.items()}
+        return {name: DRAWS[name](random.fold_in(k, name)) for name in names}
 
     compiled = torch.compile(everything, fullgraph=True)
     for seed in (0, 1, 2**62 + 12345):
         expected, seen = everything(random.key(seed)), compiled(random.key(seed))
-        for name in DRAWS:
+        for name in names:
             assert torch.equal(expected[name], seen[name]), name
 
 

@@ -29,6 +29,7 @@ STEPS: list[tuple[dict[str, Any], bool]] = [
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_gpus() -> None:
     n = min(torch.cuda.device_count(), 2)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "-m", __name__]
