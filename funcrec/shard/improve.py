@@ -16,7 +16,7 @@ Chosen = tuple[int, ...]
 _POWERS = (4, 16)
 _REPACKED = 30_000  # tables packed while all are packed anew
 _TRIES = 10_000  # for each of them: options put on ranks to see what they would do
-_REARRANGED = 20_000  # the same, of a few tables together
+_REARRANGED, _A_TABLE = 20_000, 150  # the same, of a few tables together; at most so many times the tables' square
 _TOGETHER = 6  # most tables rearranged together
 
 
@@ -33,14 +33,13 @@ def improve(found: Found, options: Sequence[Sequence[Option]], topology: Topolog
     What helps is a smaller norm of the ranks' times: the maximum alone says nothing while several ranks are the
     busiest, so the powers grow to it. First all is packed anew for each change, which full memory needs;
     then one table is taken off the ranks and put back in the best way, the others as they are. The last power is
-    infinite, from the shortest step so far, which does not get longer. At the end a few tables are put back anew
-    together. Tries are counted, not timed: equal inputs give equal plans on any machine.
+    infinite, from the shortest step so far, which does not get longer. Tries are counted, not timed: equal inputs give
+    equal plans on any machine.
     """
     steps = [found, _repack(found, options, topology, capacity, _POWERS[0])]
     for power in _POWERS:
         steps.append(_descend(steps[-1], options, topology, capacity, power))
-    found = _descend(min(steps, key=lambda f: f.packing.step), options, topology, capacity, np.inf)
-    return _rearrange(found, options, topology, capacity)
+    return _descend(min(steps, key=lambda f: f.packing.step), options, topology, capacity, np.inf)
 
 
 def _repack(
@@ -99,10 +98,11 @@ def _exactly(
     return Found(tuple(chosen), Packing(tuple(places), ranks.load))
 
 
-def _rearrange(found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float) -> Found:
+def rearrange(found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float) -> Found:
     """A few tables taken off together and put back one after another, where that is no worse: what no move of one alone
     does while the others are in its place (Shaw 1998, "large neighbourhood search"; drawn, always alike)."""
-    ranks, tries, draw = Ranks(topology, capacity), _REARRANGED, np.random.default_rng(0)
+    ranks, draw = Ranks(topology, capacity), np.random.default_rng(0)
+    tries = min(_REARRANGED, _A_TABLE * len(options) ** 2)
     chosen, places = list(found.chosen), list(found.packing.places)
     for i, place in enumerate(places):
         ranks.put(options[i][chosen[i]], place)

@@ -3,7 +3,8 @@
 The least total time (:mod:`funcrec.shard.dynamic`) is the best mean over ranks, but one long shard can still hold up
 everybody, and a large one may find no room. So there is a proposal for each of several limits on the longest shard,
 from none to a tenth of the mean, and where ranks cannot hold one, others of less memory and of smaller shards. Each is
-packed (:mod:`funcrec.shard.packing`); those of the shortest steps are improved (:mod:`funcrec.shard.improve`).
+packed (:mod:`funcrec.shard.packing`); those of the shortest steps are improved (:mod:`funcrec.shard.improve`), and of
+the best a few tables are rearranged together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from funcrec.shard.dynamic import frontier
-from funcrec.shard.improve import Chosen, Found, improve
+from funcrec.shard.improve import Chosen, Found, improve, rearrange
 from funcrec.shard.options import Option
 from funcrec.shard.packing import NoRoom, Packing, pack_best
 from funcrec.shard.topology import Topology
@@ -61,7 +62,8 @@ def search(
     if not found:
         return next(p for p in reversed(tried.values()) if isinstance(p, NoRoom))
     starts = sorted(found, key=lambda f: f.packing.step)[: _STARTS if len(options) <= _MANY else 1]
-    return min((improve(f, options, topology, capacity) for f in starts), key=lambda f: f.packing.step)
+    best = min((improve(f, options, topology, capacity) for f in starts), key=lambda f: f.packing.step)
+    return rearrange(best, options, topology, capacity)
 
 
 def _proposals(

@@ -50,14 +50,14 @@ def test_ten_steps_equal_those_of_one_process(ranks: Ranks, world: int, kind: st
     sizes = {1: (5,), 2: (4, 4), 4: (3, 3, 3, 3)}[world]
     kinds = dict.fromkeys("abc", kind)
     check(ranks.run(world, compare, kinds, rule, histories, sizes, False, 1, F32, False))
-    if kind in ("table_wise", "column_wise"):  # one id a row goes another way
+    if kind in ("table_wise", "column_wise") and (world == 2 or rule == "adagrad"):  # one id a row goes another way
         check(ranks.run(world, compare, kinds, rule, histories, sizes, False, 1, F32, True, 3))
 
 
 kinds_of = st.fixed_dictionaries({t: st.sampled_from(KINDS) for t in "abc"})
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=kinds_of,
     rule=st.sampled_from(["sgd", "adagrad"]),
