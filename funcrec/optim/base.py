@@ -132,8 +132,9 @@ def set_scale(state: State, scale: float) -> State:
     def walk(node: State) -> State:
         nonlocal found
         if isinstance(node, dict):
-            found += "scale" in node
-            return {k: scalar(scale, torch.float64) if k == "scale" else walk(v) for k, v in node.items()}
+            rates = {k for k, v in node.items() if k == "scale" and isinstance(v, Tensor)}  # no table of that name
+            found += len(rates)
+            return {k: scalar(scale, torch.float64) if k in rates else walk(v) for k, v in node.items()}
         if isinstance(node, tuple) and hasattr(node, "_make"):  # a NamedTuple
             return node._make(map(walk, node))
         return type(node)(map(walk, node)) if isinstance(node, (list, tuple)) else node

@@ -77,8 +77,10 @@ def _descend(
         for i in sorted(range(len(chosen)), key=lambda i: -options[i][chosen[i]].most_time):
             if (tries := tries - len(options[i])) < 0:
                 break
-            new = _best_way(ranks, options[i], (chosen[i], places[i]), power)
-            moved |= new != (chosen[i], places[i])
+            old, worth = (chosen[i], places[i]), _worth(ranks.load, power) * (1 - 1e-9)
+            ranks.put(options[i][old[0]], old[1], -1)
+            new = _put_best(ranks, options[i], power, old, worth) or old
+            moved |= new != old
             chosen[i], places[i] = new
         moved &= tries >= 0
     return _exactly(chosen, places, options, topology, capacity)
@@ -99,7 +101,7 @@ def _exactly(
 
 
 def rearrange(found: Found, options: Sequence[Sequence[Option]], topology: Topology, capacity: float) -> Found:
-    """A few tables taken off together and put back one after another, where that is no worse: what no move of one alone
+    """A few tables taken off together and put back one after another, where that is better: what no move of one alone
     does while the others are in its place (Shaw 1998, "large neighbourhood search"; drawn, always alike)."""
     ranks, draw = Ranks(topology, capacity), np.random.default_rng(0)
     tries = min(_REARRANGED, _A_TABLE * len(options) ** 2)
@@ -128,9 +130,17 @@ def rearrange(found: Found, options: Sequence[Sequence[Option]], topology: Topol
     return made if made.packing.step <= found.packing.step else found
 
 
-def _put_best(ranks: Ranks, options: Sequence[Option], power: float) -> tuple[int, Places] | None:
-    """The best option and places of a table that lies nowhere, put there; None where no option finds room."""
-    best, worth = None, np.inf
+def _put_best(
+    ranks: Ranks,
+    options: Sequence[Option],
+    power: float,
+    best: tuple[int, Places] | None = None,
+    worth: float = np.inf,
+) -> tuple[int, Places] | None:
+    """The best option and places of a table that lies nowhere, put there; None where no option finds room.
+
+    ``best``: a way known before, and what it is worth.
+    """
     for c, option in enumerate(options):
         found = ranks.find(option)
         if isinstance(found, float):
@@ -141,22 +151,6 @@ def _put_best(ranks: Ranks, options: Sequence[Option], power: float) -> tuple[in
         ranks.put(option, found, -1)
     if best is not None:
         ranks.put(options[best[0]], best[1])
-    return best
-
-
-def _best_way(ranks: Ranks, options: Sequence[Option], old: tuple[int, Places], power: float) -> tuple[int, Places]:
-    """The best option and places of one table; ``ranks`` has them at the end."""
-    best, worth = old, _worth(ranks.load, power) * (1 - 1e-9)
-    ranks.put(options[old[0]], old[1], -1)
-    for c, option in enumerate(options):
-        places = ranks.find(option)
-        if isinstance(places, float):
-            continue
-        ranks.put(option, places)
-        if (now := _worth(ranks.load, power)) < worth:
-            best, worth = (c, places), now
-        ranks.put(option, places, -1)
-    ranks.put(options[best[0]], best[1])
     return best
 
 

@@ -60,7 +60,8 @@ class Sent(dict[str, Any]):
         arrived = self.arrived()
         if arrived.direct is not None:
             arrived.direct.record_stream(stream)
-        for _, kjts in arrived.lists.values():
+        for context, kjts in arrived.lists.values():
+            context.record_stream(stream)  # it holds how rows are put in order when they come back
             for kjt in kjts:
                 kjt.record_stream(stream)
 

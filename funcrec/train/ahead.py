@@ -95,7 +95,9 @@ def ahead(batches: Iterable[Batch | None], step: Any, state: TrainState, *, dept
     def on_the_side() -> Any:
         return torch.cuda.stream(side) if side is not None else contextlib.nullcontext()
 
-    def start(batch: Batch | None) -> _UnderWay:
+    def start(batch: Batch | None, current: Any) -> _UnderWay:
+        if side is not None and batch is not None and batch.features["label"].device == device:
+            side.wait_stream(current)  # where it was made, maybe only now
         weight = row_weight(batch)
         total = replicas.collect(weight)
         batch = None if batch is None else _moved(batch, device)
@@ -119,6 +121,7 @@ def ahead(batches: Iterable[Batch | None], step: Any, state: TrainState, *, dept
     items, line, ended = iter(batches), deque[_UnderWay](), False
     while not ended or line:
         ready = done = None
+        current = torch.cuda.current_stream(device) if side is not None else None
         with on_the_side():
             for item in line:  # the oldest first, on every process
                 _advance(item.ids)
@@ -129,7 +132,7 @@ def ahead(batches: Iterable[Batch | None], step: Any, state: TrainState, *, dept
                 batch = next(items, _END)
                 ended = batch is _END
                 if not ended:
-                    line.append(start(batch))
+                    line.append(start(batch, current))
         if ready is not None:
             if done is not None:
                 hand_over(ready, done)

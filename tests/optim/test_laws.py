@@ -237,6 +237,7 @@ def test_a_state_of_other_leaves_raises() -> None:
         (lambda: chain(), "chain"),
         (lambda: chain(sgd(0.1), adam(0.1)), "put the optimizer last"),
         (lambda: set_scale({"mask": torch.ones(1)}, 1.0), "without any learning rate"),
+        (lambda: set_scale({"scale": {"ids": torch.ones(1)}}, 1.0), "without any learning rate"),  # a table's name
         (lambda: set_scale(adam(0.1).init([], []), float("nan")), "scale: got nan"),
     ],
 )

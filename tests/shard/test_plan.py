@@ -1,6 +1,7 @@
 """Laws of plans: what is covered, what fits, what is obeyed, and what the errors say."""
 
 import dataclasses
+import itertools
 import pickle
 import random
 import re
@@ -226,3 +227,23 @@ def test_planning_imports_neither_torchrec_nor_matplotlib():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dims", [(192, 192, 128, 128, 128), (256, 128, 128, 64, 64, 64, 64, 64), (192, 128, 128, 64)])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_whole_tables_are_dealt_out_as_well_as_any_way_that_there_is(dims, ranks):
+    """Longest first leaves 3 + 2 + 2 beside 3 + 2, where no table alone can move."""
+    whole = Constraint(sharding=("table_wise",))
+    made = plan(
+        [Table(name=f"t{i}", rows=100_000, dim=d) for i, d in enumerate(dims)],
+        f"{ranks}xH100",
+        batch=8192,
+        default=whole,
+    )
+    times = []
+    for at in itertools.product(range(ranks), repeat=len(dims)):
+        dealt = Ranks(made.setting.topology, np.inf)
+        for p, rank in zip(made.placements, at, strict=True):
+            dealt.put(p.option, (rank,))
+        times.append(float(dealt.load[:, TIMES].max(0).sum()))
+    assert made.table_time <= min(times) * (1 + 1e-9)
